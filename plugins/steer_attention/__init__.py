@@ -1,0 +1,13 @@
+"""Where a model attends, changed head by head: the home of PASTA and PAI.
+
+No method is here yet; the package is installed and found so that the road its methods will take is tested.
+"""
+
+from __future__ import annotations
+
+import steer
+
+
+@steer.hookimpl
+def steer_register_methods(registry: object) -> None:
+    """Register nothing yet."""

@@ -1,0 +1,13 @@
+"""In-context, task and function vectors: a static shift of hidden states that stands for demonstrations.
+
+No method is here yet; the package is installed and found so that the road its methods will take is tested.
+"""
+
+from __future__ import annotations
+
+import steer
+
+
+@steer.hookimpl
+def steer_register_methods(registry: object) -> None:
+    """Register nothing yet."""

@@ -1,0 +1,78 @@
+"""steer: adapt any Hugging Face vision-language model without touching its weights.
+
+Names are loaded on first use, so that `import steer` costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import errors, gates, ops, positions, sites, zoo
+    from ._inspecting import inspect
+    from .errors import SteerError
+    from .examples import Example
+    from .hookspecs import hookimpl
+    from .intervention import Intervention
+    from .method import Method
+    from .model_map import ModelMap
+    from .recording import record
+    from .registry import create, load, methods
+    from .session import Session, attach
+
+_HOMES = {
+    "Example": "examples",
+    "Intervention": "intervention",
+    "Method": "method",
+    "ModelMap": "model_map",
+    "Session": "session",
+    "SteerError": "errors",
+    "attach": "session",
+    "create": "registry",
+    "hookimpl": "hookspecs",
+    "inspect": "_inspecting",
+    "load": "registry",
+    "methods": "registry",
+    "record": "recording",
+}
+_MODULES = ("errors", "gates", "ops", "positions", "sites", "zoo")
+
+__all__ = [
+    "Example",
+    "Intervention",
+    "Method",
+    "ModelMap",
+    "Session",
+    "SteerError",
+    "__version__",
+    "attach",
+    "create",
+    "errors",
+    "gates",
+    "hookimpl",
+    "inspect",
+    "load",
+    "methods",
+    "ops",
+    "positions",
+    "record",
+    "sites",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

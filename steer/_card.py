@@ -1,0 +1,63 @@
+"""The model card that is saved beside a method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .files import SavedMethod
+    from .method import Method
+
+
+def card(method: Method, saved: SavedMethod) -> str:
+    """A stub in the hub's format: front matter, what it is, how to load it, what it was made from."""
+    plugin = saved.plugin.get("distribution", "steer-vlm")
+    packages = "steer-vlm" if plugin in ("steer-vlm", "unknown") else f"steer-vlm {plugin}"
+    return f"""---
+library_name: steer
+tags:
+- steer
+- {json.dumps(method.name)}
+---
+
+# {method.name}
+
+{method.summary}
+
+Paper: {method.paper}
+
+```python
+# pip install {packages}
+import steer
+
+method = steer.load("this folder or its hub id", model)
+with steer.attach(model, method):
+    model.generate(**inputs)
+```
+
+## Configuration
+
+{_block(saved.config)}
+
+## What it was made from
+
+{_block(_short(saved.provenance) or "nothing: this method learns nothing")}
+
+Saved with steer {__version__}. Write here what it is for, how it was evaluated and where it fails.
+"""
+
+
+def _block(data: Any) -> str:
+    return f"```json\n{json.dumps(data, indent=2, default=str)}\n```"
+
+
+def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the layer-by-layer fingerprint, of which the digest says enough."""
+    short = dict(provenance)
+    if isinstance(short.get("fingerprint"), Mapping):
+        short["fingerprint"] = short["fingerprint"].get("digest")
+    return short

@@ -1,0 +1,98 @@
+"""From a name to a model: zoo name, folder, hub id or config.json."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import MappingError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# In this order: a model that is in several belongs to the first, the one with the most of it.
+AUTO_CLASSES = (
+    "AutoModelForImageTextToText",
+    "AutoModelForZeroShotImageClassification",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForCausalLM",
+    "AutoModel",
+)
+
+
+def meta_model(target: PretrainedConfig | str | os.PathLike[str]) -> PreTrainedModel:
+    """An empty model on the meta device, of a config, hub id, folder or config.json.
+
+    Raises:
+        MappingError: there is no such thing, or transformers has no model for it.
+    """
+    config = _config_of(target)
+    with torch.device("meta"):
+        return _model_class(config)._from_config(config)
+
+
+def load_model(name: str) -> tuple[torch.nn.Module, Any]:
+    """A model with its weights, and its processor (or tokenizer).
+
+    Args:
+        name: a zoo name such as `tiny-vlm`, a folder or a hub id.
+
+    Raises:
+        MappingError: none of the three.
+    """
+    from . import zoo
+
+    if name in zoo.names() and not Path(name).is_dir():
+        return zoo.load(name)
+    from transformers import AutoProcessor, AutoTokenizer
+
+    config = _config_of(name)
+    try:
+        model = _model_class(config).from_pretrained(name).eval()
+    except (OSError, ValueError) as error:
+        raise MappingError(f"cannot load {name!r}: {_first_line(error)}") from error
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError):
+        try:
+            processor = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError):
+            processor = None
+    return model, processor
+
+
+def _config_of(target: PretrainedConfig | str | os.PathLike[str]) -> PretrainedConfig:
+    from transformers import AutoConfig, PretrainedConfig
+
+    if isinstance(target, PretrainedConfig):
+        return target
+    name = os.fspath(target)
+    try:
+        return AutoConfig.from_pretrained(name)
+    # transformers raises OSError for what is missing, ValueError and KeyError for what it cannot read.
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MappingError(
+            f"{name!r} is no zoo model, hub id, folder or config.json that transformers can read: {_first_line(error)}"
+        ) from error
+
+
+def _model_class(config: PretrainedConfig) -> Any:
+    import transformers
+
+    for architecture in config.architectures or ():
+        if isinstance(architecture, str) and hasattr(transformers, architecture):
+            return getattr(transformers, architecture)
+    for auto in AUTO_CLASSES:
+        mapping = getattr(transformers, auto)._model_mapping
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    raise MappingError(f"transformers has no model class for a {type(config).__name__}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,7 @@
+"""`steer check`."""
+
+from __future__ import annotations
+
+
+def command() -> None:
+    """Not written yet."""
