@@ -1,0 +1,148 @@
+"""From an attention module, or another token mixer, to model_map's Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..model_map import Attention, Projection
+from .ghost import Call
+from .modules import RECURRENT, linear_sizes, settings, uses_registry
+from .probe import Probe, probe, states_parameters
+from .stacks import Block
+
+
+class Mixers:
+    """Reads mixers, each build of module once: a 90-layer model takes a few probes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.probes: dict[Any, Probe | None] = {}
+
+    def softmax(self, path: str, states: tuple[str, ...], block: Block) -> tuple[Attention, bool]:
+        """The attention at `path`, and whether its keys come from another tower alone."""
+        module = self.model.get_submodule(path)
+        if isinstance(module, nn.MultiheadAttention):
+            return _multihead(path, module), False
+        key = (_build_of(module), states)
+        if key not in self.probes:
+            self.probes[key] = probe(module, states) or (probe(module, ()) if states else None)
+        found = self.probes[key]
+        outer = self.model.get_submodule(path.rpartition(".")[0])
+        if found is None:
+            return _from_settings(path, module, outer, block), bool(states)
+        return _from_probe(path, module, outer, block, found), _is_cross(found, states)
+
+    def other(self, path: str, kind: str) -> Attention:
+        """A mixer without softmax; sizes where its structure tells them."""
+        module = self.model.get_submodule(path)
+        names = [name for name, child in module.named_modules() if linear_sizes(child)]
+        out = next((name for name in reversed(names) if "out" in name or name.startswith("o_")), None)
+        heads = _recurrent_heads(module)
+        value = linear_sizes(module.get_submodule(out))[0] // heads if out and heads else None  # type: ignore[index]
+        own = settings(module)
+        key = next((own[name] for name in ("head_k_dim", "head_dim", "ssm_state_size") if name in own), None)
+        return Attention(
+            kind=kind,  # type: ignore[arg-type]
+            path=path,
+            num_heads=heads,
+            head_dim=key if heads else None,
+            value_dim=value,
+            out_proj=f"{path}.{out}" if out else None,
+        )
+
+
+def _build_of(module: nn.Module) -> Any:
+    """What two modules share when one probe stands for both."""
+    parts = tuple((name, type(child), linear_sizes(child)) for name, child in module.named_modules())
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters(recurse=False))
+    own = {key: value for key, value in settings(module).items() if "idx" not in key and "index" not in key}
+    flags = {key: value for key, value in vars(module).items() if isinstance(value, (bool, str))}
+    return parts, shapes, tuple(sorted(own.items())), tuple(sorted(flags.items()))
+
+
+def _is_cross(found: Probe, states: tuple[str, ...]) -> bool:
+    keys = found.calls[0].sources[1]
+    return bool(states) and "states" in keys and "own" not in keys
+
+
+def _multihead(path: str, module: nn.MultiheadAttention) -> Attention:
+    heads, width = module.num_heads, module.head_dim
+    fused = [Projection(path, "(n h d)", index) for index in range(3)]
+    return Attention("softmax", path, heads, heads, width, width, f"{path}.out_proj", False, *fused)
+
+
+def _from_probe(path: str, module: nn.Module, outer: nn.Module, block: Block, found: Probe) -> Attention:
+    call, out_proj = _choose(path, module, outer, block, found)
+    heads, kv_heads, head_dim, value_dim = sizes_of(call)
+    projections = [_projection(path, module, call, index, count * width) for index, count, width in (
+        (0, heads, head_dim), (1, kv_heads, head_dim), (2, kv_heads, value_dim))]
+    return Attention("softmax", path, heads, kv_heads, head_dim, value_dim, out_proj, call.registry, *projections)
+
+
+def sizes_of(call: Call) -> tuple[int, int, int, int]:
+    """(query heads, KV heads, q and k width, v width) of one call."""
+    return call.q[-3], call.k[-3], call.q[-1], call.v[-1]
+
+
+def _choose(path: str, module: nn.Module, outer: nn.Module, block: Block, found: Probe) -> tuple[Call, str | None]:
+    """The call whose result fits an output projection, and that projection's path."""
+    calls = sorted(found.calls, key=lambda call: not call.registry)
+    for call in calls:
+        enters = call.q[-3] * call.v[-1]
+        inside = [f"{path}.{name}" for name in found.after if linear_sizes(module.get_submodule(name))[0] == enters]  # type: ignore[index]
+        if inside:
+            return call, inside[0]
+    for call in calls:
+        out = _outside(path, outer, block, call.q[-3] * call.v[-1])
+        if out is not None:
+            return call, out
+    return calls[0], None
+
+
+def _outside(path: str, outer: nn.Module, block: Block, enters: int) -> str | None:
+    """An output projection that is a sibling of the attention module, in a wrapper around both."""
+    base, _, name = path.rpartition(".")
+    if not base.startswith(f"{block.path}.") and base != block.path:
+        return None
+    for inner, child in outer.named_modules():
+        sizes = linear_sizes(child)
+        if sizes and sizes[0] == enters and not f"{inner}.".startswith(f"{name}."):
+            return f"{base}.{inner}"
+    return None
+
+
+def _projection(path: str, module: nn.Module, call: Call, index: int, features: int) -> Projection | None:
+    """The linear layer that makes q, k or v, where it is one layer; a layer shared with others is fused."""
+    names = [name for name in call.sources[index] if name not in ("own", "states", "attended", "probabilities")]
+    if len(names) != 1:
+        return None
+    sizes = linear_sizes(module.get_submodule(names[0]))
+    if sizes is not None and sizes[1] == features:
+        return Projection(f"{path}.{names[0]}")
+    return None
+
+
+def _recurrent_heads(module: nn.Module) -> int | None:
+    for name, parameter in module.named_parameters():
+        if name.rpartition(".")[2] in RECURRENT and parameter.dim() == 1 and "A" in name:
+            return parameter.numel()
+    return None
+
+
+def _from_settings(path: str, module: nn.Module, outer: nn.Module, block: Block) -> Attention:
+    """Where the module cannot be run: its own settings and the sizes of its projections."""
+    own = settings(module)
+    heads = next((own[name] for name in own if name in ("num_heads", "num_attention_heads", "n_heads", "n_head")), None)
+    linears = [(name, sizes) for name, child in module.named_modules() if (sizes := linear_sizes(child))]
+    head_dim = next((own[name] for name in ("head_dim", "attention_head_size", "key_value_proj_dim", "d_head") if name in own), None)
+    last_name, last = linears[-1] if linears else ("", (0, 0))
+    if heads is None and head_dim:
+        heads = last[0] // head_dim
+    if head_dim is None and heads:
+        head_dim = last[0] // heads
+    groups = own.get("num_key_value_groups", 1) or 1
+    kv_heads = heads // groups if heads else None
+    out = f"{path}.{last_name}" if heads and head_dim and last[0] == heads * head_dim else None
+    return Attention("softmax", path, heads, kv_heads, head_dim, head_dim, out, uses_registry(module))
