@@ -61,10 +61,7 @@ class Frame:
             MappingError: the model's input does not say where images are.
         """
         if self.image is None:
-            raise MappingError(
-                "image positions are not known here: the forward got neither `mm_token_type_ids` nor `input_ids` with the "
-                "image token's id; use positions.span, positions.index or positions.mask"
-            )
+            return no_images()
         whole = self.image if isinstance(self.image, torch.Tensor) else self.image()
         return whole[:, self.offset : self.offset + self.length]
 
@@ -73,3 +70,11 @@ class Frame:
         return Frame(
             self.batch, self.offset + self.length, self.device, 0, self.prompt_length, self.padding, self.image
         )
+
+
+def no_images() -> torch.Tensor:
+    """Stand in for image rows where the input does not tell them: raises."""
+    raise MappingError(
+        "image positions are not known here: the forward got neither `mm_token_type_ids` nor `input_ids` with the "
+        "image token's id; use positions.span, positions.index or positions.mask"
+    )

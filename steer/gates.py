@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
 from steer_kernels import best
 
 from ._params import Number, Ready, Slot
@@ -19,7 +20,7 @@ class Reading:
     """What a gate may look at besides the tensor being changed.
 
     Attributes:
-        query: (..., H, d), the chosen heads' queries after RoPE, at `head_q` and, where a gate asks for them, at `head_out`.
+        query: (..., H, d), the chosen heads' queries after RoPE; at `head_q`, and at `head_out` where the gate asks.
         lse: (..., H), log-sum-exp of each query's masked scores.
         vector: the op's own vector.
     """

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+
 from steer_kernels import best
 
 from ._params import Number, Ready, Slot

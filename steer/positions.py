@@ -125,7 +125,8 @@ def mask(rows: torch.Tensor | Sequence[Sequence[bool]]) -> Positions:
     """Rows where a bool tensor (B, S) or (S,) is true, S counted as the model counts it, padding included."""
     tensor = torch.as_tensor(rows)
     if tensor.dtype != torch.bool or tensor.ndim not in (1, 2):
-        raise InterventionError(f"positions.mask takes a bool tensor (B, S) or (S,), got {tuple(tensor.shape)} {tensor.dtype}")
+        got = f"{list(tensor.shape)} {tensor.dtype}"
+        raise InterventionError(f"positions.mask takes a bool tensor (B, S) or (S,), got {got}")
     return Positions("mask", rows=tensor)
 
 

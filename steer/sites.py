@@ -142,9 +142,7 @@ def key_bias(
     return Site("key_bias", layers, heads, tower, positions, attention)
 
 
-def kv_prefix(
-    layers: Layers = "all", tower: str = "text", attention: Literal["self", "cross"] = "self"
-) -> Site:
+def kv_prefix(layers: Layers = "all", tower: str = "text", attention: Literal["self", "cross"] = "self") -> Site:
     """Extra keys and values that every query sees, (H_kv, n, d) and (H_kv, n, d_v)."""
     return Site("kv_prefix", layers, "all", tower, None, attention)
 

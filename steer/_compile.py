@@ -1,0 +1,342 @@
+"""From interventions and recordings to hooks: every address checked, every step built, at most one hook a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import _hooks
+from ._address import Target, resolve
+from ._attention import AttentionPlan, Bias, PrefixRows
+from ._params import Ready, Slot
+from ._step import Measure, Place, RowChoice, Step, Tally, Tap
+from ._tracker import Tracker
+from .errors import InterventionError, MappingError
+from .intervention import Intervention
+from .model_map import Attention, ModelMap, Projection
+from .ops import Apply, KeyBias, Prefix
+from .positions import Positions
+from .sites import Site
+
+Keep = Callable[[Place, Any], None]
+
+
+@dataclass
+class Plan:
+    """What one session will install.
+
+    Attributes:
+        hooks: functions that register one hook each and return its handle.
+        attention: what to do inside the attention of modules that use transformers' registry, by path.
+        towers: those whose forwards must be followed.
+        tallies: for every intervention (or recording), in the order attached, its places and what happened there.
+    """
+
+    hooks: list[Callable[[], Any]] = field(default_factory=list)
+    attention: dict[str, AttentionPlan] = field(default_factory=dict)
+    towers: set[str] = field(default_factory=set)
+    tallies: list[list[tuple[Place, Tally]]] = field(default_factory=list)
+
+
+class Compiler:
+    """Collects steps by module, then turns each module's into one hook."""
+
+    def __init__(self, model: nn.Module, model_map: ModelMap, tracker: Tracker, measure: Measure) -> None:
+        self.model, self.map, self.tracker, self.measure = model, model_map, tracker, measure
+        self.plan = Plan()
+        self._before: dict[str, list[Step | Tap]] = {}
+        self._after: dict[str, list[Step | Tap]] = {}
+        self._out: dict[str, tuple[Attention, list[Step | Tap]]] = {}
+        self._projected: dict[str, dict[str, list[Step | Tap]]] = {}
+        self._mixers: dict[str, Attention] = {}
+        self._cache: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
+        self._logits: list[Step | Tap] = []
+        self._choices: dict[tuple[str, Positions | None], RowChoice] = {}
+        self._keeps: dict[str, AttentionPlan] = {}
+
+    def add(self, item: Intervention) -> None:
+        """Compile one intervention."""
+        places: list[tuple[Place, Tally]] = []
+        if item.site.name in ("key_bias", "kv_prefix", "cache"):
+            self._add_special(item, places)
+        else:
+            for target, place, width in self._places(item.site):
+                bound = self._bind(item, target, place, width)
+                step = Step(place, self._choice(item.site), bound, item.gate, self.measure)
+                places.append((place, step.tally))
+                self._file(item.site, target, step)
+        self.plan.tallies.append(places)
+
+    def record(self, site: Site, keep: Keep) -> list[Place]:
+        """Compile one recording; `keep` gets every tensor as it passes, with its place."""
+        if site.name == "cache":
+            return self._record_cache(site, keep)
+        if site.name in ("key_bias", "kv_prefix"):
+            raise InterventionError(f"site {site.name!r} has no tensor of its own to record; record head_q and head_k")
+        places = []
+        for target, place, _ in self._places(site):
+            self._file(site, target, Tap(place, self._choice(site), keep))
+            places.append(place)
+        return places
+
+    def finish(self) -> Plan:
+        """The plan, with one hook per touched module."""
+        module = self.model.get_submodule
+        for path, steps in self._before.items():
+            self._hook(_hooks.before, module(path), steps)
+        for path, steps in self._after.items():
+            self._hook(_hooks.after, module(path), steps)
+        for mixer, steps in self._out.values():
+            self._finish_head_out(mixer, steps)
+        for path, parts in self._projected.items():
+            self._finish_projections(self._mixers[path], parts)
+        for path, edits in self._cache.items():
+            self._hook(_hooks.after_attention, module(path), edits)
+        if self._logits:
+            self._finish_logits()
+        return self.plan
+
+    def _hook(self, register: Callable[..., Any], *args: Any) -> None:
+        self.plan.hooks.append(lambda: register(*args))
+
+    def _choice(self, site: Site) -> RowChoice:
+        return self._row_choice(site.positions, site.tower)
+
+    def _row_choice(self, positions: Positions | None, tower: str) -> RowChoice:
+        if positions is not None and positions.needs_frame:
+            self.plan.towers.add(tower)
+        key = tower, positions
+        if key not in self._choices:
+            self._choices[key] = RowChoice(positions, tower, self.tracker)
+        return self._choices[key]
+
+    def _places(self, site: Site) -> list[tuple[Target | None, Place, int | None]]:
+        """Each place that a site names, with the width of the last dimension there."""
+        if site.name == "logits":
+            return [(None, Place("logits", "text", -1), None)]
+        tower = self.map.tower(site.tower)
+        if site.name == "embeddings":
+            return [(None, Place("embeddings", site.tower, -1), tower.width)]
+        found: list[tuple[Target | None, Place, int | None]] = []
+        for target in resolve(site, self.map):
+            mixer = target.attention
+            place = Place(site.name, site.tower, target.layer.index, site.attention, target.heads, site.has_heads)
+            if site.has_heads:
+                assert mixer is not None
+                width = mixer.value_dim if site.name in ("head_out", "head_v") else mixer.head_dim
+            else:
+                width = None
+            found.append((target, place, width))
+        return found
+
+    def _slot(self, target: Target | None, place: Place, width: int | None) -> Slot:
+        heads = None
+        if place.has_heads and target is not None and target.attention is not None:
+            mixer = target.attention
+            total = mixer.num_kv_heads if place.site in ("head_k", "head_v") else mixer.num_heads
+            heads = len(place.heads) if place.heads is not None else total
+        return Slot(str(place), target.place if target else 0, target.count if target else 1, heads, width)
+
+    def _bind(self, item: Intervention, target: Target | None, place: Place, width: int | None) -> Any:
+        slot = self._slot(target, place, width)
+        gate = item.gate.bind(slot) if item.gate is not None else None
+        return item.op.bind(slot, gate)  # type: ignore[union-attr]
+
+    def _file(self, site: Site, target: Target | None, step: Step | Tap) -> None:
+        """Put a step where its module's hook will be made."""
+        if site.name == "logits":
+            self._logits.append(step)
+            return
+        tower = self.map.tower(site.tower)
+        if site.name == "embeddings":
+            first = tower.layers[0].path
+            self._after.setdefault(tower.embeddings, []).append(step) if tower.embeddings else (
+                self._before.setdefault(first, []).append(step)
+            )
+            return
+        assert target is not None
+        layer, mixer = target.layer, target.attention
+        if site.name == "resid_in":
+            self._before.setdefault(layer.path, []).append(step)
+        elif site.name == "resid_out":
+            self._after.setdefault(layer.path, []).append(step)
+        elif site.name == "mlp_out":
+            self._after.setdefault(_present(layer.mlp_out or layer.mlp, site, layer.path), []).append(step)
+        elif site.name == "attn_out":
+            path = layer.cross_attn_out if site.attention == "cross" else layer.attn_out
+            self._after.setdefault(_present(path or (mixer.path if mixer else None), site, layer.path), []).append(step)
+        else:
+            assert mixer is not None
+            self._file_heads(site, mixer, step)
+
+    def _file_heads(self, site: Site, mixer: Attention, step: Step | Tap) -> None:
+        self._mixers[mixer.path] = mixer
+        if site.name == "head_out":
+            self._out.setdefault(mixer.path, (mixer, []))[1].append(step)
+            if step.needs_query or step.needs_lse:
+                self._want(mixer, step.needs_lse)
+        elif mixer.registry:
+            name = {"head_q": "queries", "head_k": "keys", "head_v": "values"}[site.name]
+            getattr(self._attention(mixer), name).append(step)
+        else:
+            part = site.name.removeprefix("head_")
+            if getattr(mixer, part) is None:
+                raise MappingError(
+                    f"{site.name!r} cannot be reached in {mixer.path}: it neither uses transformers' attention registry "
+                    f"nor has a projection that gives {part}"
+                )
+            self._projected.setdefault(mixer.path, {}).setdefault(part, []).append(step)
+
+    def _attention(self, mixer: Attention) -> AttentionPlan:
+        return self.plan.attention.setdefault(mixer.path, AttentionPlan())
+
+    def _want(self, mixer: Attention, lse: bool) -> None:
+        """Have the query (and the log-sum-exp) of a module's forward kept for its output projection."""
+        if mixer.registry:
+            plan = self._attention(mixer)
+            plan.wants_query = True
+            plan.wants_lse = plan.wants_lse or lse
+        elif lse:
+            raise MappingError(
+                f"{mixer.path} does not use transformers' attention registry; its log-sum-exp cannot be had"
+            )
+        elif mixer.q is None:
+            raise MappingError(f"the query of {mixer.path} cannot be reached; use a gate with of_query=False")
+        else:
+            self._projected.setdefault(mixer.path, {}).setdefault("q", [])
+
+    def _finish_head_out(self, mixer: Attention, steps: list[Step | Tap]) -> None:
+        assert mixer.out_proj is not None
+        assert mixer.num_heads is not None
+        plan = self.plan.attention.get(mixer.path)
+        if plan is not None and not plan.wants_query:
+            plan = None
+        if plan is None and any(s.needs_query for s in steps):
+            plan = self._kept(mixer)
+        self._hook(_hooks.before_out_proj, self.model.get_submodule(mixer.out_proj), steps, mixer.num_heads, plan)
+
+    def _kept(self, mixer: Attention) -> AttentionPlan:
+        """Where the query of a module outside the registry is kept between its projection and its output."""
+        return self._keeps.setdefault(mixer.path, AttentionPlan())
+
+    def _finish_projections(self, mixer: Attention, parts: dict[str, list[Step | Tap]]) -> None:
+        for part, steps in parts.items():
+            projection: Projection = getattr(mixer, part)
+            heads = mixer.num_heads if part == "q" else mixer.num_kv_heads
+            keep = self._keeps.get(mixer.path) if part == "q" else None
+            module = self.model.get_submodule(projection.path)
+            self._hook(_hooks.after_projection, module, projection, heads, steps, keep)
+
+    def _finish_logits(self) -> None:
+        from transformers import GenerationMixin
+
+        generate = getattr(type(self.model), "generate", GenerationMixin.generate)
+        own = generate is not GenerationMixin.generate
+        if own and self.map.logits is not None:
+            self._hook(_hooks.after, self.model.get_submodule(self.map.logits), self._logits)
+        else:
+            self._hook(_hooks.after_model, self.model, self._logits)
+
+    def _add_special(self, item: Intervention, places: list[tuple[Place, Tally]]) -> None:
+        for target in resolve(item.site, self.map):
+            mixer = target.attention
+            assert mixer is not None
+            place = Place(item.site.name, item.site.tower, target.layer.index, item.site.attention, target.heads)
+            tally = Tally()
+            places.append((place, tally))
+            if item.site.name == "cache":
+                assert isinstance(item.op, Apply)
+                self._cache.setdefault(mixer.path, []).append((place, tally, item.op.function))
+                continue
+            if not mixer.registry:
+                raise MappingError(f"{place}: {mixer.path} does not use transformers' attention registry")
+            if isinstance(item.op, KeyBias):
+                self._attention(mixer).biases.append(self._bias(item, item.op, target, mixer, place, tally))
+            elif isinstance(item.op, Prefix):
+                self._attention(mixer).prefixes.append(_prefix(item.op, target, mixer, place, tally))
+
+    def _bias(
+        self, item: Intervention, op: KeyBias, target: Target, mixer: Attention, place: Place, tally: Tally
+    ) -> Bias:
+        total = mixer.num_heads or 1
+        chosen = list(target.heads) if target.heads is not None else list(range(total))
+        slot = Slot(str(place), target.place, target.count, len(chosen), None)
+        gate_slot = Slot(str(place), target.place, target.count, total, mixer.head_dim)
+
+        def value() -> torch.Tensor:
+            taken = slot.take("value", op.value, 0).expand(len(chosen))
+            return taken.new_zeros(total).index_copy(0, torch.tensor(chosen, device=taken.device), taken)
+
+        ready = Ready(value, op.value)
+        ready.on(torch.empty(0))
+        gate = item.gate
+        return Bias(
+            place,
+            self._choice(item.site),
+            self._row_choice(op.keys, item.site.tower),
+            ready,
+            gate.bind(gate_slot) if gate is not None else None,
+            gate is not None and gate.needs_lse,
+            tally,
+        )
+
+    def _record_cache(self, site: Site, keep: Keep) -> list[Place]:
+        places = []
+        for target in resolve(site, self.map):
+            assert target.attention is not None
+            place = Place("cache", site.tower, target.layer.index, site.attention)
+
+            def read(keys: torch.Tensor, values: torch.Tensor, place: Place = place) -> None:
+                keep(place, (keys, values))
+
+            self._cache.setdefault(target.attention.path, []).append((place, Tally(), read))
+            places.append(place)
+        return places
+
+
+def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: Tally) -> PrefixRows:
+    heads, width, value_width = mixer.num_kv_heads, mixer.head_dim, mixer.value_dim
+
+    def take(name: str, value: torch.Tensor, last: int | None) -> torch.Tensor:
+        shape = list(value.shape)
+        fits = shape[-1] == last and (shape[:-2] in ([heads], [target.count, heads]))
+        if not fits:
+            raise InterventionError(
+                f"{name} has shape {shape} at {place}; expected [{heads}, n, {last}] or "
+                f"[{target.count}, {heads}, n, {last}]"
+            )
+        return value[target.place] if value.ndim == 4 else value
+
+    keys = Ready(lambda: take("keys", op.keys, width), op.keys)
+    values = Ready(lambda: take("values", op.values, value_width), op.values)
+    first, second = keys.on(op.keys), values.on(op.values)
+    if first.shape[1] != second.shape[1]:
+        raise InterventionError(f"{place}: {first.shape[1]} keys but {second.shape[1]} values")
+    return PrefixRows(place, keys, values, tally)
+
+
+def _present(path: str | None, site: Site, layer: str) -> str:
+    if path is None:
+        raise MappingError(f"{site.name!r} does not exist in {layer}: the map has no such branch there")
+    return path
+
+
+def compile_plan(
+    model: nn.Module,
+    model_map: ModelMap,
+    tracker: Tracker,
+    interventions: Sequence[Intervention],
+    recordings: Sequence[tuple[Site, Keep]] = (),
+    measure: Measure = "first",
+) -> Plan:
+    """Compile interventions, in order, and then recordings, which see what the interventions made."""
+    compiler = Compiler(model, model_map, tracker, measure)
+    for item in interventions:
+        compiler.add(item)
+    for site, keep in recordings:
+        compiler.plan.tallies.append([(place, Tally()) for place in compiler.record(site, keep)])
+    return compiler.finish()

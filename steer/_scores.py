@@ -1,0 +1,116 @@
+"""Additions to attention scores (K5) and extra keys and values, in front of whatever attention function is in use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from .errors import InterventionError
+
+LIMIT = 1e4
+"""Scores stay finite: an infinite one turns a fully masked row into NaN."""
+
+
+@dataclass
+class Call:
+    """One call of an attention function, as it is being prepared.
+
+    Attributes:
+        query: (B, H, T, d).
+        key, value: (B, H_kv, S, d) and (B, H_kv, S, d_v).
+        mask: what transformers made for this attention function, or None.
+        kwargs: everything else, `scaling` among it.
+        implementation: the name of the attention function.
+        causal: whether no mask means a causal one to this function (never in eager attention, which masks by its mask).
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: Any
+    kwargs: dict[str, Any]
+    implementation: str
+    causal: bool
+
+    @property
+    def scaling(self) -> float:
+        given = self.kwargs.get("scaling")
+        return float(given) if given is not None else self.query.shape[-1] ** -0.5
+
+    @property
+    def fused(self) -> bool:
+        """Whether the function reads no additive mask and takes only what q, k, v carry."""
+        return "flash" in self.implementation or "flex" in self.implementation
+
+
+def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+    """Add sum_r a_r b_r^T to the scores.
+
+    At one query row, and in eager attention, as an additive mask; otherwise as extra columns of q and k, with v widened
+    by as many, so that a fused kernel keeps its fast path and no (T, S) tensor is made.
+
+    Args:
+        call: changed in place.
+        factors: pairs a (B or 1, H or 1, T, 1), b (B or 1, 1, S, 1) in units of the scaled scores.
+
+    Returns:
+        How many columns to drop from the output.
+    """
+    factors = [(a.clamp(-LIMIT, LIMIT), b) for a, b in factors]
+    as_mask = call.implementation == "eager" or (call.query.shape[2] == 1 and not call.fused)
+    if as_mask:
+        bias = sum(a @ b.transpose(-1, -2) for a, b in factors)
+        assert isinstance(bias, torch.Tensor)
+        call.mask = _merge(call, bias)
+        return 0
+    scaling = call.scaling
+    call.kwargs["scaling"] = scaling
+    batch, heads, length, width = call.query.shape
+    extra = len(factors)
+    if call.query.is_cuda:
+        extra = -(-(width + extra) // 8) * 8 - width
+    left = torch.cat([a.expand(batch, heads, length, 1) for a, _ in factors], dim=-1) / scaling
+    right = torch.cat([b.expand(batch, call.key.shape[1], call.key.shape[2], 1) for _, b in factors], dim=-1)
+    spare = extra - len(factors)
+    call.query = torch.cat([call.query, pad(left, (0, spare)).to(call.query.dtype)], dim=-1)
+    call.key = torch.cat([call.key, pad(right, (0, spare)).to(call.key.dtype)], dim=-1)
+    call.value = pad(call.value, (0, extra))
+    return extra
+
+
+def add_prefix(call: Call, keys: torch.Tensor, values: torch.Tensor) -> None:
+    """Put n keys and values, (H_kv, n, d) and (H_kv, n, d_v), in front of those that every query sees."""
+    count, length, total = keys.shape[1], call.query.shape[2], call.key.shape[2]
+    batch = call.key.shape[0]
+    mask = call.mask
+    if mask is not None and not isinstance(mask, torch.Tensor):
+        raise InterventionError(f"kv_prefix cannot extend the {type(mask).__name__} of {call.implementation} attention")
+    if mask is None and call.causal and length > 1 and not call.fused:
+        mask = torch.ones(length, total, dtype=torch.bool, device=call.key.device).tril(total - length)[None, None]
+    if mask is not None:
+        visible = 1 if mask.dtype == torch.bool or mask.ndim == 2 else 0
+        mask = pad(mask[..., :total] if mask.ndim == 4 else mask, (count, 0), value=visible)
+    call.mask = mask
+    bias = call.kwargs.get("position_bias")
+    if isinstance(bias, torch.Tensor):
+        call.kwargs["position_bias"] = pad(bias, (count, 0))
+    call.key = torch.cat([keys.to(call.key.dtype).expand(batch, *keys.shape), call.key], dim=2)
+    call.value = torch.cat([values.to(call.value.dtype).expand(batch, *values.shape), call.value], dim=2)
+
+
+def _merge(call: Call, bias: torch.Tensor) -> torch.Tensor:
+    """One additive mask from the model's own and the bias (B or 1, H or 1, T, S)."""
+    dtype, total = call.query.dtype, call.key.shape[2]
+    lowest = torch.finfo(dtype).min
+    mask = call.mask
+    if mask is None:
+        merged = bias.to(dtype)
+    elif mask.dtype == torch.bool:
+        merged = torch.where(mask[..., :total], bias, lowest).to(dtype)
+    else:
+        merged = (mask[..., :total] + bias).clamp_min(lowest).to(dtype)
+    heads = call.query.shape[1]
+    return merged.expand(merged.shape[0], heads, *merged.shape[2:])

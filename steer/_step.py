@@ -1,0 +1,218 @@
+"""One intervention (or recording) at one place, compiled: everything looked up, nothing left to decide but the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ._frame import NONE, Frame, Rows
+from ._tracker import Tracker
+from .errors import MappingError
+from .gates import Gate, Reading
+from .ops import BoundOp
+from .positions import Positions
+
+Measure = Literal["first", "all", "none"]
+
+
+@dataclass
+class Place:
+    """Where a step acts.
+
+    Attributes:
+        site, tower, layer, attention: the address; layer -1 where there is none.
+        heads: the chosen heads, or None for all or where there are none.
+        has_heads: whether the tensor is (..., T, H, d) rather than (..., T, D).
+    """
+
+    site: str
+    tower: str
+    layer: int
+    attention: str = "self"
+    heads: Sequence[int] | None = None
+    has_heads: bool = False
+
+    def __str__(self) -> str:
+        layer = f" layer {self.layer}" if self.layer >= 0 else ""
+        cross = " cross-attention" if self.attention == "cross" else ""
+        heads = f" heads {list(self.heads)}" if self.heads is not None else ""
+        return f"{self.site} {self.tower}{layer}{cross}{heads}"
+
+
+@dataclass
+class Tally:
+    """What happened at one place: calls with at least one row, rows, and how far the tensor moved.
+
+    `largest` and `total` are the maximum and sum over rows of ||y - x|| / ||x||, over the `measured` rows.
+    """
+
+    calls: int = 0
+    rows: int | torch.Tensor = 0
+    traced: bool = False
+    measured: int | torch.Tensor = 0
+    total: torch.Tensor | None = None
+    largest: torch.Tensor | None = None
+
+    def measure(self, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor | None) -> None:
+        """Add the relative change from x to y, both (..., D) or (..., H, d)."""
+        with torch.no_grad():
+            change = (y.detach().float() - x.detach().float()).norm(dim=-1)
+            change = change / x.detach().float().norm(dim=-1).clamp_min(1e-12)
+            count: int | torch.Tensor = change.numel()
+            if rows is not None and rows.shape == change.shape[: rows.ndim]:
+                count = rows.sum() * (change.numel() // rows.numel())
+            total, largest = change.sum(), change.max() if change.numel() else change.sum()
+            self.measured = self.measured + count
+            self.total = total if self.total is None else self.total + total.to(self.total.device)
+            self.largest = (
+                largest if self.largest is None else torch.maximum(self.largest, largest.to(self.largest.device))
+            )
+
+
+class RowChoice:
+    """Positions on one tower, resolved once per forward and shared by every step that asks for them."""
+
+    __slots__ = ("_frame", "_rows", "positions", "tower", "tracker")
+
+    def __init__(self, positions: Positions | None, tower: str, tracker: Tracker) -> None:
+        self.positions, self.tower, self.tracker = positions, tower, tracker
+        self._frame: Frame | None = None
+        self._rows: Rows = None
+
+    def frame(self, batch: int, length: int, device: torch.device) -> Frame:
+        """The frame of the running forward."""
+        return self.tracker.frame(self.tower, batch, length, device)
+
+    def key_frame(self, batch: int, total: int, device: torch.device, place: Place) -> Frame:
+        """The frame that the keys of an attention belong to: the sequence so far, or another tower's states."""
+        own = place.attention == "self" and place.tower in ("text", "text_encoder")
+        if not own:
+            return Frame(batch, total, device, prompt_length=total)
+        return self.frame(batch, total, device)
+
+    def of(self, batch: int, length: int, device: torch.device, place: Place) -> Rows:
+        """The rows to touch in a tensor with `length` rows: None for all, NONE, a slice, or a mask (B, T)."""
+        positions = self.positions
+        if positions is None or positions.kind == "all":
+            return None
+        if place.site in ("head_k", "head_v"):
+            return positions.resolve_keys(self.key_frame(batch, length, device, place), length)
+        frame = self.frame(batch, length, device)
+        if frame is not self._frame:
+            self._frame, self._rows = frame, positions.resolve(frame)
+        if frame.length == length:
+            return self._rows
+        if place.site == "logits" and length < frame.length:
+            return _last(self._rows, frame, length)
+        raise MappingError(
+            f"{place}: the tensor has {length} rows and the forward {frame.length}; positions cannot be told apart here"
+        )
+
+
+def _last(rows: Rows, frame: Frame, length: int) -> Rows:
+    """The choice among the last `length` rows, where a model computes the scores of those only."""
+    if rows is None or isinstance(rows, str):
+        return rows
+    if isinstance(rows, slice):
+        skipped = frame.length - length
+        low, high = max(rows.start - skipped, 0), rows.stop - skipped
+        return slice(low, high) if high > low else NONE
+    return rows[:, -length:]
+
+
+@dataclass
+class Step:
+    """An op at one place; call it with the tensor to get the new one."""
+
+    place: Place
+    choice: RowChoice
+    apply: BoundOp
+    gate: Gate | None = None
+    measure: Measure = "first"
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def needs_query(self) -> bool:
+        return self.gate is not None and self.gate.needs_query and self.place.site == "head_out"
+
+    @property
+    def needs_lse(self) -> bool:
+        return self.gate is not None and self.gate.needs_lse
+
+    def __call__(
+        self, x: torch.Tensor, query: torch.Tensor | None = None, lse: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """X (..., T, D) or (..., T, H, d); query (..., T, H, d); lse (..., T, H)."""
+        axis = -3 if self.place.has_heads else -2
+        length = x.shape[axis]
+        rows = self.choice.of(x.shape[0], length, x.device, self.place)
+        if isinstance(rows, str):
+            return x
+        picked = slice(None) if rows is None or isinstance(rows, torch.Tensor) else rows
+        mask = rows if isinstance(rows, torch.Tensor) else None
+        index = (..., picked, *([self._heads(), slice(None)] if self.place.has_heads else [slice(None)]))
+        whole = rows is None and self.place.heads is None
+        part = x if whole or (mask is not None and self.place.heads is None) else x[index]
+        reading = Reading()
+        if self.gate is not None and (self.gate.needs_query or self.gate.needs_lse):
+            source = x if self.place.site == "head_q" else query
+            assert source is not None
+            reading.query = source[index]
+            reading.lse = None if lse is None else lse[index[:-1]]
+        new = self.apply(part, reading, mask)
+        self._count(part, new, mask)
+        if part is x:
+            return new
+        out = x.clone()
+        out[index] = new
+        return out
+
+    def _heads(self) -> Any:
+        heads = self.place.heads
+        if heads is None:
+            return slice(None)
+        first, count = heads[0], len(heads)
+        return slice(first, first + count) if list(heads) == list(range(first, first + count)) else list(heads)
+
+    def _count(self, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None) -> None:
+        tally = self.tally
+        if torch.compiler.is_compiling():
+            tally.traced = True
+            return
+        tally.calls += 1
+        if mask is not None:
+            tally.rows = tally.rows + mask.sum()
+        else:
+            unit = x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1)
+            tally.rows = tally.rows + x.numel() // max(unit, 1)
+        if self.measure == "all" or (self.measure == "first" and tally.total is None):
+            tally.measure(x, y, mask)
+
+
+@dataclass
+class Tap:
+    """A recording at one place: hands the tensor on as it is."""
+
+    place: Place
+    choice: RowChoice
+    keep: Callable[[Place, torch.Tensor], None]
+    needs_query: bool = False
+    needs_lse: bool = False
+
+    def __call__(
+        self, x: torch.Tensor, query: torch.Tensor | None = None, lse: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        axis = -3 if self.place.has_heads else -2
+        rows = self.choice.of(x.shape[0], x.shape[axis], x.device, self.place)
+        if isinstance(rows, str):
+            return x
+        part = x if self.place.heads is None else x[..., list(self.place.heads), :]
+        if isinstance(rows, slice):
+            part = part.narrow(axis, rows.start, rows.stop - rows.start)
+        elif isinstance(rows, torch.Tensor):
+            part = part[rows]
+        self.keep(self.place, part)
+        return x

@@ -1,0 +1,202 @@
+"""Following a model's forwards, so that each knows which absolute rows it holds.
+
+Two light hooks per followed tower: one on the model, which reads the named inputs, and one on the tower, which knows
+how many rows come now and how many came before. `generate` is wrapped on the instance, because only it can tell a prompt
+from what is written after it when an assistant model or a chunked prefill is at work.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._frame import Frame, no_images
+from .errors import MappingError
+from .model_map import ModelMap
+
+_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "decoder_input_ids", "decoder_attention_mask")
+_HIDDEN = ("inputs_embeds", "hidden_states", "input_ids", "decoder_input_ids", "x")
+_CACHES = ("past_key_values", "past_key_value", "cache_params", "cache")
+
+
+class Tracker:
+    """The frames of a model's text towers, renewed at every forward."""
+
+    def __init__(self, model: nn.Module, model_map: ModelMap, prompt_length: int | None = None) -> None:
+        self._model = model
+        self._map = model_map
+        self._given_length = prompt_length
+        self._inputs: dict[str, Any] = {}
+        self._frames: dict[str, Frame] = {}
+        self._generating: _Generation | None = None
+        self._prompt_length = 0
+        self._image: torch.Tensor | None = None
+        self._handles: list[Any] = []
+        self._has_encoder = "text_encoder" in model_map.towers
+
+    def install(self, towers: set[str]) -> None:
+        """Hook the model and these towers; `remove` undoes it."""
+        names = list(inspect.signature(self._model.forward).parameters)
+        self._handles.append(self._model.register_forward_pre_hook(self._on_inputs(names), with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(self._on_outputs, always_call=True))
+        for tower in towers & {"text", "text_encoder"}:
+            module = _caller(self._model, self._map.tower(tower).path)
+            parameters = list(inspect.signature(module.forward).parameters)
+            hook = functools.partial(self._on_tower, tower, parameters)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self._wrap_generate()
+
+    def remove(self) -> None:
+        """Take every hook back and put `generate` where it was."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def frame(self, tower: str, batch: int, length: int, device: torch.device) -> Frame:
+        """The frame of the running forward of a tower; made from the tensor alone where nothing more can be known."""
+        kept = self._frames.get(tower)
+        if kept is None:
+            return Frame(batch, length, device, prompt_length=length)
+        return kept
+
+    def _on_inputs(self, names: list[str]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = dict(zip(names, args, strict=False)) | kwargs
+            self._inputs = {name: given[name] for name in _INPUTS if given.get(name) is not None}
+
+        return hook
+
+    def _on_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inputs = {}
+
+    def _on_tower(
+        self, tower: str, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        hidden = next((given[n] for n in _HIDDEN if isinstance(given.get(n), torch.Tensor)), None)
+        if hidden is None:
+            raise MappingError(
+                f"the {tower} tower was called without a hidden state or token ids; positions are unknown"
+            )
+        batch, length = hidden.shape[0], hidden.shape[1]
+        decoder = tower == "text"
+        cache = next((given[n] for n in _CACHES if given.get(n) is not None), None) if decoder else None
+        offset = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        frame = Frame(batch, length, hidden.device, offset)
+        frame.padding = self._padding(given, frame, decoder)
+        frame.prompt_length = self._length_of_prompt(frame) if decoder else length
+        frame.image = self._image_rows(frame, decoder)
+        self._frames[tower] = frame
+
+    def _padding(self, given: dict[str, Any], frame: Frame, decoder: bool) -> torch.Tensor | None:
+        prefix = "decoder_" if decoder and self._has_encoder else ""
+        for mask in (given.get("attention_mask"), self._inputs.get(prefix + "attention_mask")):
+            wide = isinstance(mask, torch.Tensor) and mask.ndim == 2
+            if wide and mask.shape[0] == frame.batch and mask.shape[1] >= frame.offset + frame.length:
+                return mask[:, : frame.offset + frame.length].to(frame.device)
+        return None
+
+    def _length_of_prompt(self, frame: Frame) -> int:
+        if self._given_length is not None:
+            return self._given_length
+        run = self._generating
+        if run is None:
+            if frame.offset == 0:
+                self._prompt_length = frame.length
+        elif run.fresh:
+            run.fresh = False
+            self._prompt_length = run.length if run.length is not None else frame.length
+        return self._prompt_length
+
+    def _image_rows(self, frame: Frame, decoder: bool) -> Any:
+        if decoder and self._has_encoder:
+            return no_images
+        here = self._image_here(frame)
+        if not decoder:
+            return no_images if here is None else here
+        if frame.offset == 0:
+            self._image = here
+        elif self._image is not None and self._image.shape[0] == frame.batch:
+            if here is None:
+                here = torch.zeros(frame.batch, frame.length, dtype=torch.bool, device=frame.device)
+            self._image = torch.cat([self._image[:, : frame.offset], here], dim=1)
+        return no_images if self._image is None else self._image
+
+    def _image_here(self, frame: Frame) -> torch.Tensor | None:
+        kinds, ids = self._inputs.get("mm_token_type_ids"), self._inputs.get("input_ids")
+        if isinstance(kinds, torch.Tensor) and kinds.shape == (frame.batch, frame.length):
+            return (kinds == 1).to(frame.device)
+        token = self._map.image_token_id
+        if token is not None and isinstance(ids, torch.Tensor) and ids.shape == (frame.batch, frame.length):
+            return (ids == token).to(frame.device)
+        return None
+
+    def _wrap_generate(self) -> None:
+        original = getattr(self._model, "generate", None)
+        if original is None:
+            return
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            before, self._generating = self._generating, _Generation(self._stated_length(args, kwargs))
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._generating = before
+
+        self._handles.append(_InstanceAttribute(self._model, "generate", generate))
+
+    def _stated_length(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """The prompt's length where the first forward would tell a wrong one: it holds guesses, or only a chunk."""
+        config = kwargs.get("generation_config") or getattr(self._model, "generation_config", None)
+        names = ("prompt_lookup_num_tokens", "prefill_chunk_size")
+        unusual = kwargs.get("assistant_model") is not None or any(
+            kwargs.get(n) or getattr(config, n, None) for n in names
+        )
+        if not unusual:
+            return None
+        prefix = "decoder_" if self._has_encoder else ""
+        ids = kwargs.get(prefix + "input_ids")
+        if ids is None and not prefix:
+            ids = kwargs.get("inputs_embeds", args[0] if args else kwargs.get("inputs"))
+        return int(ids.shape[1]) if isinstance(ids, torch.Tensor) else (1 if prefix else None)
+
+
+def _caller(model: nn.Module, path: str) -> nn.Module:
+    """The module that runs a stack: the nearest one, from the stack upwards, that has a forward of its own."""
+    module = model.get_submodule(path)
+    while path and isinstance(module, nn.ModuleList | nn.ModuleDict):
+        path = path.rpartition(".")[0]
+        module = model.get_submodule(path)
+    return module
+
+
+class _Generation:
+    """One call of `generate`: whether its first forward is still to come, and the prompt's length if it was stated."""
+
+    __slots__ = ("fresh", "length")
+
+    def __init__(self, length: int | None) -> None:
+        self.fresh, self.length = True, length
+
+
+class _InstanceAttribute:
+    """An attribute set on one object, taken back by `remove` in whatever order such attributes were set."""
+
+    def __init__(self, owner: nn.Module, name: str, value: Any) -> None:
+        self._owner, self._name, self._value = owner, name, value
+        self._before = owner.__dict__.get(name)
+        owner.__dict__[name] = value
+
+    def remove(self) -> None:
+        current = self._owner.__dict__.get(self._name)
+        if current is not self._value:
+            return
+        if self._before is None:
+            del self._owner.__dict__[self._name]
+        else:
+            self._owner.__dict__[self._name] = self._before
