@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .intervention import Intervention
     from .method import Method
     from .model_map import ModelMap
+    from .positions import Positions
     from .recording import record
     from .registry import create, load, methods
     from .session import Session, attach
@@ -28,6 +29,7 @@ _HOMES = {
     "Intervention": "intervention",
     "Method": "method",
     "ModelMap": "model_map",
+    "Positions": "positions",
     "Session": "session",
     "SteerError": "errors",
     "attach": "session",
@@ -45,6 +47,7 @@ __all__ = [
     "Intervention",
     "Method",
     "ModelMap",
+    "Positions",
     "Session",
     "SteerError",
     "__version__",

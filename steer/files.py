@@ -97,7 +97,7 @@ def read_folder(folder: str | os.PathLike[str]) -> SavedMethod:
     payload = _read_bytes(source / TENSORS_NAME, declared["bytes"])
     if hashlib.sha256(payload).hexdigest() != declared["sha256"]:
         raise FileFormatError(
-            f"{source / TENSORS_NAME} is damaged or belongs to another {JSON_NAME}: its sha256 is not the one recorded; "
+            f"{source / TENSORS_NAME} is damaged or is not the one {JSON_NAME} was written with: its sha256 differs; "
             "download or save both again"
         )
     try:
@@ -127,15 +127,23 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FileFormatError(f'{path} is not a saved steer method: it has no "format": "{FORMAT}"')
     if record.get("format_version") != FORMAT_VERSION:
         raise FileFormatError(
-            f"{path} has format version {record.get('format_version')!r:.50}; this steer reads version {FORMAT_VERSION}; "
+            f"{path} has format version {record.get('format_version')!r:.50}; this steer reads {FORMAT_VERSION}; "
             "update steer-vlm"
         )
-    kinds = {"method": str, "plugin": dict, "config": dict, "provenance": dict, "tensors": dict, "sha256": str}
+    kinds: dict[str, type] = {
+        "method": str,
+        "plugin": dict,
+        "config": dict,
+        "provenance": dict,
+        "tensors": dict,
+        "sha256": str,
+    }
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise FileFormatError(f"{path} must hold {key!r} as {_JSON_WORDS[kind]}")
     tensors = record["tensors"]
-    for key, kind in {"sha256": str, "bytes": int, "entries": dict}.items():
+    inner: dict[str, type] = {"sha256": str, "bytes": int, "entries": dict}
+    for key, kind in inner.items():
         if type(tensors.get(key)) is not kind:
             raise FileFormatError(f"{path} must hold 'tensors.{key}' as {_JSON_WORDS[kind]}")
     if record.pop("sha256") != _digest(record):
@@ -186,9 +194,7 @@ def _savable(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, torch.Tensor):
         raise InterventionError(f"tensors[{name!r}] is a {type(tensor).__name__}, not a tensor")
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise InterventionError(
-            f"tensors[{name!r}] has no plain storage (meta, sparse or quantised); make it dense first"
-        )
+        raise InterventionError(f"tensors[{name!r}] has no plain storage (meta, sparse or quantised)")
     if not _finite(tensor):
         raise InterventionError(f"tensors[{name!r}] holds NaN or infinity; a file with it would not load")
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -55,8 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(EXIT_ERROR) from None
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")] = False,
 ) -> None:
     """Adapt any Hugging Face vision-language model without touching its weights."""
@@ -67,19 +75,19 @@ def _add_plugin_commands(app: typer.Typer, name: str, source: Source) -> None:
     taken = _names(app)
     try:
         call_alone(manager(), name, "steer_add_commands", app=app)
-        clash = [word for word in _names(app)[len(taken) :] if word in taken]
+        names = _names(app)
+        clash = sorted({name for name in names if names.count(name) > 1})
         if clash:
-            raise PluginError(f"the command {clash[0]!r} exists already")
+            raise PluginError(f"the command {clash[0]!r} exists already; there are {', '.join(taken)}")
     except (Exception, SystemExit) as error:
         app.registered_commands[:], app.registered_groups[:] = before_commands, before_groups
         warn_broken(source, "in steer_add_commands", error)
 
 
 def _names(app: typer.Typer) -> list[str]:
-    commands = [
-        info.name or getattr(info.callback, "__name__", "").replace("_", "-") for info in app.registered_commands
-    ]
-    return commands
+    named: list[tuple[str | None, object]] = [(info.name, info.callback) for info in app.registered_commands]
+    named += [(info.name, None) for info in app.registered_groups]
+    return [name or getattr(callback, "__name__", "").replace("_", "-") for name, callback in named]
 
 
 def _say(message: str) -> None:
