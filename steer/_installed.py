@@ -55,7 +55,7 @@ def enter(model: nn.Module) -> Installed:
         installed = _models.setdefault(model, Installed(here))
         if installed.thread != here:
             raise SessionError(
-                f"this {type(model).__name__} has an open session in another thread; a session changes the model itself, "
+                f"this {type(model).__name__} has an open session in another thread; it changes the model itself, "
                 "so one thread at a time: close the other session first, or load the model twice"
             )
         installed.sessions += 1

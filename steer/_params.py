@@ -46,7 +46,7 @@ class Slot:
         Raises:
             InterventionError: the shape fits neither.
         """
-        tensor = value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+        tensor = value if isinstance(value, torch.Tensor) else torch.tensor(float(value), dtype=torch.float64)
         if not tensor.is_floating_point():
             tensor = tensor.float()
         leading = tuple(tensor.shape[: tensor.ndim - unit]) if tensor.ndim >= unit else None
@@ -80,9 +80,9 @@ class Ready:
     def on(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor on x's device, in fp32, or in fp64 where x is."""
         cached = self._cached
-        if cached is not None and cached.device == x.device:
-            return cached
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if cached is not None and cached.device == x.device and cached.dtype == dtype:
+            return cached
         made = self._make().to(device=x.device, dtype=dtype)
         if not self._trains:
             self._cached = made.detach()

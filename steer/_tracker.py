@@ -1,8 +1,8 @@
 """Following a model's forwards, so that each knows which absolute rows it holds.
 
 Two light hooks per followed tower: one on the model, which reads the named inputs, and one on the tower, which knows
-how many rows come now and how many came before. `generate` is wrapped on the instance, because only it can tell a prompt
-from what is written after it when an assistant model or a chunked prefill is at work.
+how many rows come now and how many came before. `generate` is wrapped on the instance, because only it can tell a
+prompt from what is written after it when an assistant model or a chunked prefill is at work.
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""Positions against brute force: the same absolute rows however the sequence is cut, padded or batched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from steer import positions
+from steer._frame import Frame
+from steer.errors import InterventionError, MappingError
+from steer.positions import as_mask
+
+CHOICES = {
+    "all": (positions.all(), lambda i, p, n: True),
+    "prompt": (positions.prompt(), lambda i, p, n: p),
+    "generated": (positions.generated(), lambda i, p, n: not p),
+    "last_prompt": (positions.last_prompt(), lambda i, p, n: p and i == n - 1),
+    "index": (positions.index(0, 3), lambda i, p, n: i in (0, 3)),
+    "span": (positions.span(1, 4), lambda i, p, n: 1 <= i < 4),
+    "open span": (positions.span(2), lambda i, p, n: i >= 2),
+}
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    name=st.sampled_from(sorted(CHOICES)),
+    prompt=st.integers(1, 6),
+    written=st.integers(0, 4),
+    pads=st.lists(st.integers(0, 5), min_size=2, max_size=2),
+    side=st.sampled_from(["left", "right", "none"]),
+    data=st.data(),
+)
+def test_rows_do_not_depend_on_how_the_sequence_is_cut(name, prompt, written, pads, side, data) -> None:
+    """Cut a padded batch into forwards at random; together they choose what a loop over every token chooses."""
+    total = prompt + written
+    mask = torch.ones(2, total, dtype=torch.long)
+    for row, pad in enumerate(min(p, prompt - 1) for p in pads):
+        if side == "left":
+            mask[row, :pad] = 0
+        elif side == "right":
+            mask[row, prompt - pad : prompt] = 0
+    choice, wanted = CHOICES[name]
+    truth = torch.zeros(2, total, dtype=torch.bool)
+    for row in range(2):
+        count = 0
+        real_prompt = int(mask[row, :prompt].sum())
+        for slot in range(total):
+            real = bool(mask[row, slot])
+            if name in ("all", "prompt", "generated"):
+                truth[row, slot] = wanted(slot, slot < prompt, real_prompt)
+            elif real:
+                truth[row, slot] = wanted(count, slot < prompt, real_prompt)
+            count += real
+    cuts = sorted({0, total, *data.draw(st.lists(st.integers(0, total), max_size=3))})
+    cuts = [c for c in cuts if c == 0 or c >= prompt or name != "last_prompt"]
+    got = []
+    for start, stop in zip(cuts, cuts[1:], strict=False):
+        padding = None if side == "none" else mask[:, :stop]
+        frame = Frame(2, stop - start, torch.device("cpu"), start, prompt, padding)
+        got.append(as_mask(choice.resolve(frame), frame) & torch.ones(2, stop - start, dtype=torch.bool))
+        if isinstance(choice.resolve(frame), str):
+            got[-1] = torch.zeros(2, stop - start, dtype=torch.bool)
+    assert torch.equal(torch.cat(got, 1), truth)
+
+
+def test_mask_follows_beams_and_ends_where_it_ends() -> None:
+    frame = Frame(4, 3, torch.device("cpu"), 1, 2)
+    choice = positions.mask(torch.tensor([[False, True, False], [True, False, True]]))
+    expected = torch.tensor([[True, False, False]] * 2 + [[False, True, False]] * 2)
+    assert torch.equal(as_mask(choice.resolve(frame), frame), expected)
+
+
+def test_image_and_text_are_complements() -> None:
+    image = torch.tensor([[False, True, True, False]])
+    frame = Frame(1, 2, torch.device("cpu"), 1, 4, image=image)
+    assert positions.image().resolve(frame).tolist() == [[True, True]]
+    assert positions.text().resolve(frame).tolist() == [[False, False]]
+
+
+def test_image_rows_unknown_is_an_error_that_says_how_to_go_on() -> None:
+    with pytest.raises(MappingError, match="positions.mask"):
+        positions.image().resolve(Frame(1, 2, torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: positions.index(),
+        lambda: positions.index(-1),
+        lambda: positions.span(3, 1),
+        lambda: positions.span(-1),
+        lambda: positions.mask(torch.ones(2, 2)),
+        lambda: positions.mask(torch.ones(1, 2, 2, dtype=torch.bool)),
+    ],
+)
+def test_malformed_positions_are_refused(make) -> None:
+    with pytest.raises(InterventionError):
+        make()
