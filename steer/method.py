@@ -195,9 +195,9 @@ def local_folder(path: str | os.PathLike[str], revision: str | None = None) -> P
     Raises:
         UnknownNameError: neither a folder nor something the hub gave.
     """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
+    # os.path, because Path.is_dir raises where the name is too long to be one.
+    if os.path.isdir(path):
+        return Path(path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -14,7 +14,7 @@ import torch
 
 from ._config import config_fields
 from ._plugins import Source, call_alone, manager, sources, warn_broken
-from .errors import PluginError, SteerError, unknown_name
+from .errors import FileFormatError, PluginError, SteerError, unknown_name
 from .method import Method
 from .model_map import ModelMap
 
@@ -193,11 +193,29 @@ def load(
         UnknownNameError: no installed plugin has this method, or the path does not exist.
     """
     method = Method.from_pretrained(path, revision=revision)
-    if model is not None:
-        from ._inspecting import inspect as inspect_model
-
-        method.check_fits(model if isinstance(model, ModelMap) else inspect_model(model))
+    if isinstance(model, ModelMap):
+        method.check_fits(model)
+    elif model is not None:
+        _try_on(method, model, path)
     return method
+
+
+def _try_on(method: Method, model: torch.nn.Module, path: object) -> None:
+    """Compile the method's interventions for the model without installing them."""
+    from ._compile import compile_plan
+    from ._tracker import Tracker
+    from .session import map_of
+
+    model_map = map_of(model)
+    method.check_fits(model_map)
+    try:
+        compile_plan(model, model_map, Tracker(model, model_map, None), method.interventions(model_map), measure="none")
+    # A tensor that is missing or has another shape surfaces as whatever the method's arithmetic raises.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise FileFormatError(
+            f"what {path} holds makes no interventions of method {method.name!r} on {model_map.model_class}: {reason}"
+        ) from error
 
 
 def method_class(name: str, distribution: object = None) -> type[Method]:
