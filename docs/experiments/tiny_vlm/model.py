@@ -18,9 +18,9 @@ from steer.zoo._words import vocabulary
 SIDE, PATCH = 48, 16  # pixels: 3 x 3 = 9 tokens for each picture
 TOKENS_PER_IMAGE = (SIDE // PATCH) ** 2
 
-# One line for each turn: "<image> question? answer <end>". No system prompt, no start token.
+# One turn is "<image>question? answer<end>". No system prompt and no start token: a question ends with its "?".
 TEMPLATE = (
-    "{% for message in messages %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ ' ' }}{% endif %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<image>' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
