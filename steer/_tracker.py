@@ -1,8 +1,8 @@
 """Following a model's forwards, so that each knows which absolute rows it holds.
 
 Two light hooks per followed tower: one on the model, which reads the named inputs, and one on the tower, which knows
-how many rows come now and how many came before. `generate` is wrapped on the instance, because only it can tell a
-prompt from what is written after it when an assistant model or a chunked prefill is at work.
+how many rows come now and how many came before. `begin` and `end` frame a call of `generate`, because only it can tell
+a prompt from what is written after it when an assistant model or a chunked prefill is at work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tracker:
         self._given_length = prompt_length
         self._inputs: dict[str, Any] = {}
         self._frames: dict[str, Frame] = {}
-        self._generating: _Generation | None = None
+        self._generating: Generation | None = None
         self._prompt_length = 0
         self._image: torch.Tensor | None = None
         self._handles: list[Any] = []
@@ -49,10 +49,9 @@ class Tracker:
             parameters = list(inspect.signature(module.forward).parameters)
             hook = functools.partial(self._on_tower, tower, parameters)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        self._wrap_generate()
 
     def remove(self) -> None:
-        """Take every hook back and put `generate` where it was."""
+        """Take every hook back."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -135,20 +134,14 @@ class Tracker:
             return (ids == token).to(frame.device)
         return None
 
-    def _wrap_generate(self) -> None:
-        original = getattr(self._model, "generate", None)
-        if original is None:
-            return
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation | None:
+        """A call of `generate` starts; hand what this returns to `end`."""
+        before, self._generating = self._generating, Generation(self._stated_length(args, kwargs))
+        return before
 
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            before, self._generating = self._generating, _Generation(self._stated_length(args, kwargs))
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._generating = before
-
-        self._handles.append(_InstanceAttribute(self._model, "generate", generate))
+    def end(self, before: Generation | None) -> None:
+        """That call is over."""
+        self._generating = before
 
     def _stated_length(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
         """The prompt's length where the first forward would tell a wrong one: it holds guesses, or only a chunk."""
@@ -175,28 +168,10 @@ def _caller(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-class _Generation:
+class Generation:
     """One call of `generate`: whether its first forward is still to come, and the prompt's length if it was stated."""
 
     __slots__ = ("fresh", "length")
 
     def __init__(self, length: int | None) -> None:
         self.fresh, self.length = True, length
-
-
-class _InstanceAttribute:
-    """An attribute set on one object, taken back by `remove` in whatever order such attributes were set."""
-
-    def __init__(self, owner: nn.Module, name: str, value: Any) -> None:
-        self._owner, self._name, self._value = owner, name, value
-        self._before = owner.__dict__.get(name)
-        owner.__dict__[name] = value
-
-    def remove(self) -> None:
-        current = self._owner.__dict__.get(self._name)
-        if current is not self._value:
-            return
-        if self._before is None:
-            del self._owner.__dict__[self._name]
-        else:
-            self._owner.__dict__[self._name] = self._before

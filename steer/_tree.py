@@ -14,7 +14,9 @@ def tree(model_map: ModelMap) -> str:
     towers = list(model_map.towers.values())
     for position, tower in enumerate(towers):
         last = position == len(towers) - 1 and not model_map.notes
-        lines.append(f"{'└─' if last else '├─'} {tower.name}: {tower.path}, {len(tower.layers)} layers, width {tower.width}")
+        lines.append(
+            f"{'└─' if last else '├─'} {tower.name}: {tower.path}, {len(tower.layers)} layers, width {tower.width}"
+        )
         lines += [f"{'  ' if last else '│ '}   {line}" for line in _runs(tower)]
     lines += [f"note: {note}" for note in model_map.notes]
     return "\n".join(lines)
@@ -51,6 +53,10 @@ def _mixer(attention: Attention) -> str:
     if attention.num_heads is None:
         return attention.kind
     kv = f" ({attention.num_kv_heads} kv)" if attention.num_kv_heads not in (None, attention.num_heads) else ""
-    width = f"{attention.head_dim}" if attention.head_dim == attention.value_dim else f"{attention.head_dim}/{attention.value_dim}"
+    width = (
+        f"{attention.head_dim}"
+        if attention.head_dim == attention.value_dim
+        else f"{attention.head_dim}/{attention.value_dim}"
+    )
     hand = "" if attention.registry or attention.kind != "softmax" else ", hooks only"
     return f"{attention.kind} {attention.num_heads} heads{kv} x {width}{hand}"

@@ -71,8 +71,7 @@ class Recording(Mapping[Key, Any]):
             self._asked = {_key(place) for places in plan.tallies for place, _ in places}
             self._waiting = set(self._asked)
             if plan.towers:
-                undo.callback(tracker.remove)
-                tracker.install(plan.towers)
+                installed.follow(self._model, tracker, plan.towers, undo)
             installed.attach(self._model, plan, undo)
             self._undo = undo.pop_all()
         return self

@@ -73,8 +73,7 @@ class Session:
             tracker = Tracker(self.model, self.model_map, self._prompt_length)
             self._plan = self._compile(tracker)
             if self._plan.towers:
-                undo.callback(tracker.remove)
-                tracker.install(self._plan.towers)
+                installed.follow(self.model, tracker, self._plan.towers, undo)
             installed.attach(self.model, self._plan, undo)
             manager().hook.steer_session_enter(session=self)
             self._undo = undo.pop_all()

@@ -9,7 +9,7 @@ from torch import nn
 from ..model_map import Attention, Projection
 from .ghost import Call
 from .modules import RECURRENT, linear_sizes, settings, uses_registry
-from .probe import Probe, probe, states_parameters
+from .probe import Probe, probe
 from .stacks import Block
 
 

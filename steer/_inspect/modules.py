@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -59,7 +59,7 @@ def settings(module: nn.Module) -> dict[str, int]:
     return {key: value for key, value in vars(module).items() if type(value) is int}
 
 
-@lru_cache(maxsize=None)
+@cache
 def words_of(forward: Callable[..., Any], owner: type, depth: int = 2) -> frozenset[str]:
     """Names that a forward uses, those of its own methods and of plain functions beside it included."""
     code = getattr(inspect.unwrap(forward), "__code__", None)

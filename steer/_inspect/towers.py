@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from .modules import CONVS
 from .stacks import Block, Stack
 
 _SEES = ("patch_size", "image_size", "num_channels", "in_channels", "spatial_merge_size")

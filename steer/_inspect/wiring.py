@@ -1,5 +1,6 @@
 """Read a block's forward as text: which module's output each branch adds to the residual stream, and who is given
-another tower's states. Nothing is run; every call is followed by name through the block's own modules."""
+another tower's states. Nothing is run; every call is followed by name through the block's own modules.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import ast
 import inspect
 import textwrap
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -78,7 +79,7 @@ def read_wiring(block: nn.Module, path: str, mixers: list[str]) -> Wiring:
     return wiring
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree(function: FunctionType) -> ast.FunctionDef:
     return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]  # type: ignore[return-value]
 

@@ -45,7 +45,9 @@ def randn(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def hand_hooked(model: nn.Module, hooks: list[tuple[nn.Module, Callable[..., Any], bool]], **inputs: Any) -> torch.Tensor:
+def hand_hooked(
+    model: nn.Module, hooks: list[tuple[nn.Module, Callable[..., Any], bool]], **inputs: Any
+) -> torch.Tensor:
     """Logits with plain torch hooks (module, function of the tensor, whether on the input), the truth for residual sites."""
     handles = []
     for module, function, on_input in hooks:

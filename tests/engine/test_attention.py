@@ -99,7 +99,9 @@ def test_lse_is_masked_and_causal(monkeypatch_chunk, length, past, padded, windo
         hidden = hidden_keys(2, length, length + past, min(padded, past), window)
         got = masked_lse(q, k, keys, HEAD_DIM**-0.5, causal=True, window=window)
     else:
-        mask = ~hidden if form == "bool" else torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+        mask = (
+            ~hidden if form == "bool" else torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+        )
         got = masked_lse(q, k, mask, HEAD_DIM**-0.5, causal=False)
     _, truth = dense_attention(q, k, v, HEAD_DIM**-0.5, hidden=hidden)
     torch.testing.assert_close(got.double(), truth, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,279 @@
+"""Sessions: what they report, refuse and compose."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import steer
+import torch
+from steer import gates, ops, positions, sites
+from steer.errors import InterventionError, MappingError, NeverFiredError, SessionError, UnknownNameError
+
+from .helpers import HEAD_DIM, HEADS, KV_HEADS, LAYERS, VOCAB, WIDTH, hand_hooked, randn, tiny_llama, tokens
+
+RESIDUAL = {
+    "resid_in": lambda layer: (layer, True),
+    "resid_out": lambda layer: (layer, False),
+    "attn_out": lambda layer: (layer.self_attn, False),
+    "mlp_out": lambda layer: (layer.mlp, False),
+}
+
+
+@pytest.mark.parametrize("name", sorted(RESIDUAL))
+def test_residual_sites_equal_hand_written_hooks(name) -> None:
+    model, ids, v = tiny_llama(), tokens(), randn(LAYERS, WIDTH)
+    hooks = []
+    for layer, row in zip(model.model.layers, v, strict=True):
+        module, on_input = RESIDUAL[name](layer)
+        hooks.append((module, lambda x, row=row: x + row, on_input))
+    if name == "resid_in":
+        truth = _with_layer_inputs(model, v, ids)
+    else:
+        truth = hand_hooked(model, hooks, input_ids=ids)
+    with steer.attach(model, steer.Intervention(getattr(sites, name)(), ops.Add(v))):
+        assert torch.equal(model(ids).logits, truth)
+
+
+def _with_layer_inputs(model, v, ids) -> torch.Tensor:
+    """Shifting the input of layer l is shifting the output of l - 1, and of the embedding for the first."""
+    layers = model.model.layers
+    modules = [model.model.embed_tokens, layers[0], layers[1]]
+    return hand_hooked(
+        model, [(m, lambda x, row=row: x + row, False) for m, row in zip(modules, v, strict=True)], input_ids=ids
+    )
+
+
+def test_embeddings_and_logits_sites() -> None:
+    model, ids, v = tiny_llama(), tokens(), randn(WIDTH)
+    truth = hand_hooked(model, [(model.model.embed_tokens, lambda x: x + v, False)], input_ids=ids)
+    with steer.attach(model, steer.Intervention(sites.embeddings(), ops.Add(v))):
+        assert torch.equal(model(ids).logits, truth)
+    shift = randn(VOCAB)
+    base = model(ids).logits
+    with steer.attach(model, steer.Intervention(sites.logits(), ops.Add(shift))):
+        assert torch.equal(model(ids).logits, base + shift)
+
+
+@pytest.mark.parametrize("site", ["head_q", "head_k", "head_v", "head_out"])
+def test_scaling_heads_equals_scaling_rows_of_weights(site) -> None:
+    """Scaling q, k or v heads is scaling the rows of their projection (RoPE is linear); head_out, columns of o_proj."""
+    import copy
+
+    model, ids = tiny_llama(), tokens()
+    head = 1
+    edited = copy.deepcopy(model)
+    attention = edited.model.layers[1].self_attn
+    rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+    if site == "head_out":
+        attention.o_proj.weight[:, rows] *= 0.5
+    else:
+        getattr(attention, {"head_q": "q_proj", "head_k": "k_proj", "head_v": "v_proj"}[site]).weight[rows] *= 0.5
+    with steer.attach(model, steer.Intervention(getattr(sites, site)(layers=1, heads=head), ops.Scale(0.5))):
+        torch.testing.assert_close(model(ids).logits, edited(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_cache_site_reads_and_writes_what_later_tokens_see() -> None:
+    model, ids = tiny_llama(), tokens(1, 8)
+
+    def forget_values(keys, values):
+        return keys, torch.zeros_like(values)
+
+    with steer.attach(model, steer.Intervention(sites.cache(layers=1), ops.Apply(forget_values))) as session:
+        cache = model(ids[:, :7], use_cache=True).past_key_values
+    assert torch.equal(cache.layers[1].values, torch.zeros(1, KV_HEADS, 7, HEAD_DIM))
+    assert cache.layers[0].values.abs().sum() > 0
+    assert session.report().lines[0].calls == 1
+    with steer.record(model, sites.cache(layers=0)) as acts:
+        cache = model(ids, use_cache=True).past_key_values
+    assert torch.equal(acts["cache", 0][0], cache.layers[0].keys)
+
+
+def test_cache_edit_may_shorten_but_not_reshape() -> None:
+    model, ids = tiny_llama(), tokens(1, 8)
+    bad = steer.Intervention(sites.cache(layers=1), ops.Apply(lambda k, v: (k[:, :1], v)))
+    with pytest.raises(InterventionError, match="cache text layer 1"), steer.attach(model, bad):
+        model(ids, use_cache=True)
+
+
+def test_order_is_the_order_attached_within_and_across_sessions() -> None:
+    model, ids, v = tiny_llama(), tokens(), randn(WIDTH)
+    add = steer.Intervention(sites.resid_out(layers=0), ops.Add(v), name="add")
+    double = steer.Intervention(sites.resid_out(layers=0), ops.Scale(2.0), name="double")
+    layer = model.model.layers[0]
+    truths = [
+        hand_hooked(model, [(layer, f, False)], input_ids=ids) for f in (lambda x: (x + v) * 2, lambda x: x * 2 + v)
+    ]
+    for items, truth in zip(((add, double), (double, add)), truths, strict=True):
+        with steer.attach(model, *items) as session:
+            assert torch.equal(model(ids).logits, truth)
+        assert [line.name for line in session.report().lines] == [item.name for item in items]
+        with steer.attach(model, items[0]), steer.attach(model, items[1]):
+            assert torch.equal(model(ids).logits, truth)
+
+
+def test_attention_sessions_nest_on_one_module() -> None:
+    model, ids = tiny_llama(), tokens()
+    one = steer.Intervention(sites.head_q(layers=1), ops.Scale(1.5))
+    two = steer.Intervention(sites.head_q(layers=1), ops.Add(randn(HEADS, HEAD_DIM)))
+    with steer.attach(model, one, two):
+        truth = model(ids).logits
+    with steer.attach(model, one), steer.attach(model, two):
+        assert torch.equal(model(ids).logits, truth)
+
+
+def test_report_counts_rows_and_measures_change() -> None:
+    model, ids = tiny_llama(), tokens(2, 6)
+    half = steer.Intervention(sites.resid_out(layers=1, positions=positions.span(1, 4)), ops.Scale(0.5), name="half")
+    with steer.attach(model, half, measure="all") as session:
+        model(ids)
+        model(ids)
+    (line,) = session.report().lines
+    assert (line.calls, line.rows) == (2, 2 * 2 * 3)
+    assert line.mean_change == pytest.approx(0.5)
+    assert line.max_change == pytest.approx(0.5)
+    assert json.loads(session.report().to_json())["interventions"][0]["name"] == "half"
+    assert "half" in str(session.report())
+
+
+def test_silence_is_an_error_unless_allowed() -> None:
+    model, ids = tiny_llama(), tokens(1, 4)
+    far = steer.Intervention(sites.resid_out(positions=positions.index(100)), ops.Scale(0.5), name="far away")
+    with pytest.raises(NeverFiredError, match="far away"), steer.attach(model, far):
+        model(ids)
+    with steer.attach(model, far, strict=False) as session:
+        model(ids)
+    assert session.report().never_fired() == ["far away"]
+    nowhere = steer.Intervention(
+        sites.resid_out(positions=positions.mask(torch.zeros(1, 4, dtype=torch.bool))), ops.Scale(0.5)
+    )
+    with pytest.raises(NeverFiredError), steer.attach(model, nowhere):
+        model(ids)
+
+
+def test_an_error_inside_is_not_hidden_by_silence() -> None:
+    with pytest.raises(KeyError), steer.attach(tiny_llama(), steer.Intervention(sites.resid_out(), ops.Scale(0.5))):
+        raise KeyError("theirs")
+
+
+def test_two_threads_on_two_models_do_not_meet() -> None:
+    models = [tiny_llama(seed) for seed in (0, 1)]
+    ids, v = tokens(), randn(WIDTH)
+    change = steer.Intervention(sites.head_q(), ops.Scale(1.1)), steer.Intervention(sites.resid_out(), ops.Add(v))
+    truths = []
+    for model in models:
+        with steer.attach(model, *change):
+            truths.append(model(ids).logits)
+    wrong: list[object] = []
+    barrier = threading.Barrier(2)
+
+    def work(model, truth) -> None:
+        barrier.wait()
+        for _ in range(20):
+            with steer.attach(model, *change):
+                if not torch.equal(model(ids).logits, truth):
+                    wrong.append(model)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(models, truths, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_two_threads_on_one_model_get_a_clear_error() -> None:
+    model, caught = tiny_llama(), []
+
+    def work() -> None:
+        try:
+            with steer.attach(model):
+                pass
+        except SessionError as error:
+            caught.append(str(error))
+
+    with steer.attach(model):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert "another thread" in caught[0]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "facts"),
+    [
+        (lambda: sites.Site("resid_uot"), UnknownNameError, ["resid_uot", "resid_out"]),
+        (lambda: sites.resid_out(layers=7), UnknownNameError, ["7", "0, 1, 2", "text"]),
+        (lambda: sites.resid_out(tower="visoin"), UnknownNameError, ["visoin", "text"]),
+        (lambda: sites.head_out(heads=8), UnknownNameError, ["8", "head"]),
+        (lambda: sites.head_k(heads=2), UnknownNameError, ["2", "0, 1"]),
+        (lambda: sites.head_out(heads=[1, 1]), InterventionError, ["twice"]),
+        (lambda: sites.head_out(layers=[]), InterventionError, ["empty"]),
+        (lambda: sites.attn_out(attention="cross"), MappingError, ["cross-attention", "none"]),
+        (lambda: sites.head_q(attention="cross", layers=1), MappingError, ["layer 1"]),
+    ],
+)
+def test_wrong_addresses_say_what_was_asked_and_what_exists(make, error, facts) -> None:
+    model = tiny_llama()
+    with pytest.raises(error) as caught, steer.attach(model, steer.Intervention(make(), ops.Scale(0.5))):
+        pass
+    for fact in facts:
+        assert fact in str(caught.value)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: steer.Intervention(sites.resid_out(), ops.LowRankQuery(torch.zeros(2, 2), torch.zeros(2, 2))),
+        lambda: steer.Intervention(sites.resid_out(), ops.Scale(1.0), gates.Sigmoid(torch.zeros(3))),
+        lambda: steer.Intervention("resid_out", ops.Scale(1.0)),
+        lambda: steer.Intervention(sites.resid_out(), lambda x: x),
+        lambda: steer.attach(tiny_llama(), "icv"),
+        lambda: steer.attach("a model", steer.Intervention(sites.resid_out(), ops.Scale(1.0))),
+        lambda: steer.attach(tiny_llama(), measure="sometimes"),
+        lambda: steer.record(tiny_llama()),
+        lambda: steer.record(tiny_llama(), "head_out"),
+    ],
+)
+def test_malformed_requests_are_refused_before_anything_is_installed(make) -> None:
+    with pytest.raises(InterventionError):
+        make()
+
+
+def test_a_function_that_changes_the_shape_is_named() -> None:
+    change = steer.Intervention(sites.resid_out(layers=2), ops.Apply(lambda x: x[:, :1]))
+    model = tiny_llama()
+    with pytest.raises(ValueError, match="layer 2"), steer.attach(model, change):
+        model(tokens())
+
+
+def test_training_through_a_session_leaves_weights_without_gradients() -> None:
+    model, ids = tiny_llama(), tokens()
+    v = torch.zeros(LAYERS, WIDTH, requires_grad=True)
+    with steer.attach(model, steer.Intervention(sites.resid_out(), ops.Add(v, keep_norm=True))):
+        model(ids).logits.logsumexp(-1).sum().backward()
+    assert v.grad is not None
+    assert (v.grad.abs().sum(-1) > 0).all()
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_keep_their_dtype(dtype) -> None:
+    model, ids = tiny_llama().to(dtype), tokens()
+    changes = [
+        steer.Intervention(sites.resid_out(), ops.Add(randn(WIDTH), 0.1, keep_norm=True)),
+        steer.Intervention(sites.head_q(), ops.LowRankQuery(randn(HEADS, HEAD_DIM, 2), randn(HEADS, HEAD_DIM, 2))),
+        steer.Intervention(sites.key_bias(), ops.KeyBias(1.0, positions.span(1, 3))),
+        steer.Intervention(sites.head_out(), ops.Add(randn(HEADS, HEAD_DIM)), gates.Sigmoid(randn(HEADS, HEAD_DIM))),
+        steer.Intervention(sites.kv_prefix(), ops.Prefix(randn(KV_HEADS, 2, HEAD_DIM), randn(KV_HEADS, 2, HEAD_DIM))),
+    ]
+    with steer.attach(model, *changes):
+        logits = model(ids).logits
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
