@@ -1,6 +1,6 @@
 """Write the shipped folder: weights as float16 (half the bytes), read back as float32, with the processor.
 
-    python docs/experiments/tiny_vlm/export.py --run runs/text/best --out steer/zoo/tiny_vlm
+python docs/experiments/tiny_vlm/export.py --run runs/text/best --out steer/zoo/tiny_vlm
 """
 
 from __future__ import annotations
