@@ -70,7 +70,8 @@ def call_alone(plugins: pluggy.PluginManager, plugin_name: str, hook: str, **arg
 def warn_broken(source: Source, doing: str, error: BaseException) -> None:
     """Name a plugin that failed; steer goes on without it."""
     warnings.warn(
-        f"steer plugin {source} failed {doing} and is skipped: {type(error).__name__}: {error}; "
+        f"steer plugin {source} failed {doing} and is skipped: "
+        f"{type(error).__name__}: {' '.join(str(error).split())}; "
         f"update it, or remove it with `pip uninstall {source.distribution}`",
         RuntimeWarning,
         stacklevel=3,

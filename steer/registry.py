@@ -248,8 +248,8 @@ def source_of(cls: type[Method]) -> Source | None:
 def _ask(name: str, source: Source, hook: str, registry: MethodRegistry | KernelRegistry) -> None:
     try:
         call_alone(manager(), name, hook, registry=registry)
-    except _ClaimedTwiceError:
-        raise
+    except _ClaimedTwiceError as error:
+        raise PluginError(str(error)) from None
     except (Exception, SystemExit) as error:
         warn_broken(source, f"in {hook}", error)
 

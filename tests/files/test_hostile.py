@@ -123,6 +123,9 @@ KEYS = [
     ("provenance", "fingerprint", "towers", "text", "layers"),
 ]
 
+# Where another value can be right.
+FREE = {*KEYS[3:9], ("provenance", "fingerprint")}
+
 
 @settings(max_examples=300)
 @given(keys=st.sampled_from(KEYS), value=anything)
@@ -135,12 +138,11 @@ def test_any_value_anywhere_with_the_digest_made_right(folder, broken, keys, val
     target = broken(JSON_NAME, sealed(record))
     try:
         loaded = steer.load(target, toy_map())
-    except ONE_OF as error:
-        assert str(error).strip()
+    except ONE_OF:
+        pass
     else:
         # It may load only as a method that could have been saved so: right types, all tensors.
-        assert keys in {("config", "strength"), ("config", "layers"), ("config", "note"), ("config", "options"),
-                        ("plugin",), ("config",), ("provenance", "fingerprint")} or value == _at(folder, keys)  # fmt: skip
+        assert keys in FREE or value == _at(folder, keys)
         assert isinstance(loaded.strength, float)
         assert loaded.layers == "all" or all(type(layer) is int for layer in loaded.layers)
         assert loaded.note is None or isinstance(loaded.note, str)
