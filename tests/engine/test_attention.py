@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import steer
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+import steer
 from steer import gates, ops, positions, sites
 from steer._lse import masked_lse
 from steer._scores import Call, add_bias, add_prefix
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, LAYERS, dense_attention, randn, tiny_llama, tokens
 
@@ -234,7 +235,7 @@ def test_attention_names_that_modules_compare_still_answer() -> None:
 
     key = _Key.like("sdpa", compares=True)
     assert key == "sdpa"
-    assert "sdpa" == key
+    assert key == "sdpa"
     assert key in ("eager", "sdpa")
     assert key != "eager"
     assert {str(key): 1}[key] == 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from steer import gates, ops
 from steer._params import Slot
 from steer.errors import InterventionError

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from steer import positions
 from steer._frame import Frame
 from steer.errors import InterventionError, MappingError

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import steer
 import torch
+
+import steer
 from steer import ops, positions, sites
 from steer.errors import UnknownNameError
 

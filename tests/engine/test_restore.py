@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import steer
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from steer import gates, ops, positions, sites
-from steer.errors import SteerError
 from torch import nn
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
+
+import steer
+from steer import gates, ops, positions, sites
+from steer.errors import SteerError
 
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, WIDTH, randn, tiny_llama, tokens
 

@@ -6,8 +6,9 @@ import json
 import threading
 
 import pytest
-import steer
 import torch
+
+import steer
 from steer import gates, ops, positions, sites
 from steer.errors import InterventionError, MappingError, NeverFiredError, SessionError, UnknownNameError
 
