@@ -74,6 +74,14 @@ class Add:
         head_site = slot.heads is not None
         relative = self.relative
 
+        def plain(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
+            if rows is not None and head_site:
+                rows = rows.unsqueeze(-1)
+            return best(name, x.device.type)(x, step.on(x), None, rows)
+
+        if gate is None and not relative:
+            return plain
+
         def add(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             v = step.on(x)
             strength = None
