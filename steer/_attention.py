@@ -59,8 +59,7 @@ class Bias:
             a = a * kept.view(1, 1, -1, 1)
         elif rows is not None:
             a = a * rows[:, None, :, None]
-        self.tally.calls += 1
-        self.tally.rows = self.tally.rows + batch * length
+        self.tally.count(batch * length)
         return a, self._key_factor(call, a)
 
     def _key_factor(self, call: Call, a: torch.Tensor) -> torch.Tensor:
@@ -84,8 +83,7 @@ class PrefixRows:
 
     def __call__(self, call: Call) -> None:
         add_prefix(call, self.keys.on(call.key), self.values.on(call.value))
-        self.tally.calls += 1
-        self.tally.rows = self.tally.rows + call.query.shape[0] * call.query.shape[2]
+        self.tally.count(call.query.shape[0] * call.query.shape[2])
 
 
 @dataclass

@@ -106,8 +106,7 @@ def after_attention(module: nn.Module, edits: Sequence[tuple[Place, Tally, Calla
             changed = function(layer.keys, layer.values)
             if changed is not None:
                 layer.keys, layer.values = _checked(place, changed, layer.keys, layer.values)
-            tally.calls += 1
-            tally.rows = tally.rows + layer.keys.shape[0] * layer.keys.shape[2]
+            tally.count(layer.keys.shape[0] * layer.keys.shape[2])
 
     return module.register_forward_hook(hook, with_kwargs=True)
 

@@ -56,6 +56,14 @@ class Tally:
     total: torch.Tensor | None = None
     largest: torch.Tensor | None = None
 
+    def count(self, rows: int) -> None:
+        """Add one call; inside a compiled graph, only that there are calls."""
+        if torch.compiler.is_compiling():
+            self.traced = True
+            return
+        self.calls += 1
+        self.rows = self.rows + rows
+
     def measure(self, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor | None) -> None:
         """Add the relative change from x to y, both (..., D) or (..., H, d)."""
         with torch.no_grad():

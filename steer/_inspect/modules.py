@@ -32,8 +32,11 @@ def is_list(module: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether the module (dropout, activation, identity) holds no parameter and thus only passes a tensor on."""
-    return not any(True for _ in module.parameters())
+    """Whether the module (dropout, activation, identity) holds no weight and thus only passes a tensor on.
+
+    Quantised layers may keep their weights as buffers.
+    """
+    return not any(True for _ in module.parameters()) and not any(linear_sizes(m) for m in module.modules())
 
 
 def is_norm(module: nn.Module) -> bool:
