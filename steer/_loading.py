@@ -34,8 +34,8 @@ def meta_model(target: PretrainedConfig | str | os.PathLike[str]) -> PreTrainedM
         return _model_class(config)._from_config(config)
 
 
-def load_model(name: str) -> tuple[torch.nn.Module, Any]:
-    """A model with its weights, and its processor (or tokenizer).
+def load_model(name: str) -> tuple[Any, Any]:
+    """A model with its weights, in eval mode, and its processor, tokenizer, or None where it has neither.
 
     Args:
         name: a zoo name such as `tiny-vlm`, a folder or a hub id.
@@ -47,21 +47,28 @@ def load_model(name: str) -> tuple[torch.nn.Module, Any]:
 
     if name in zoo.names() and not Path(name).is_dir():
         return zoo.load(name)
-    from transformers import AutoProcessor, AutoTokenizer
-
     config = _config_of(name)
     try:
         model = _model_class(config).from_pretrained(name).eval()
     except (OSError, ValueError) as error:
         raise MappingError(f"cannot load {name!r}: {_first_line(error)}") from error
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError):
+    return model, _processor_of(name)
+
+
+def _processor_of(name: str) -> Any:
+    from transformers import AutoProcessor, AutoTokenizer
+
+    for auto in (AutoProcessor, AutoTokenizer):
         try:
-            processor = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError):
-            processor = None
-    return model, processor
+            processor = auto.from_pretrained(name)
+        except (OSError, ValueError, KeyError):
+            continue
+        # Where a folder has no tokenizer files, transformers makes one that knows its special tokens and no word.
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if hasattr(tokenizer, "get_vocab") and len(tokenizer) <= len(tokenizer.all_special_ids):
+            continue
+        return processor
+    return None
 
 
 def _config_of(target: PretrainedConfig | str | os.PathLike[str]) -> PretrainedConfig:

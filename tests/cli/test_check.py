@@ -1,0 +1,89 @@
+"""`steer check` passes on a good model, and fails where a promise is broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTModel
+
+import steer
+from steer import _checks
+
+
+def test_the_shipped_model_passes_in_both_towers(steer_cli):
+    ran = steer_cli("check", "tiny-vlm", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["passed"]) == (0, True)
+    passed = {(check["name"], check["where"].split(" ")[0]) for check in found["checks"] if check["status"] == "pass"}
+    assert {("head edit", "text"), ("head edit", "vision"), ("identity", "text"), ("identity", "vision")} <= passed
+    assert {("empty session", ""), ("restored", ""), ("silence is an error", "text")} <= passed
+    assert ("same with and without cache", "text") in passed
+
+
+def statuses(output: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for check in json.loads(output)["checks"]:
+        found.setdefault(check["name"], set()).add(check["status"])
+    return found
+
+
+def test_a_plugin_that_leaves_a_trace_on_the_weights_is_found(steer_cli, plugged):
+    class Writes:
+        @steer.hookimpl
+        def steer_session_exit(self, session, report):
+            with torch.no_grad():
+                session.model.get_output_embeddings().weight.mul_(1.001)
+
+    plugged(Writes())
+    ran = steer_cli("check", "tiny-vlm", "--json")
+    assert ran.code == 3
+    assert "fail" in statuses(ran.out)["restored"]
+
+
+def test_a_plugin_that_leaves_a_hook_is_found(steer_cli, plugged):
+    class Leaves:
+        @steer.hookimpl
+        def steer_session_exit(self, session, report):
+            session.model.register_forward_hook(lambda module, args, output: None)
+
+    plugged(Leaves())
+    ran = steer_cli("check", "tiny-vlm")
+    assert ran.code == 3
+    assert "changed: hooks" in ran.out
+
+
+def test_a_head_in_the_wrong_place_is_found(steer_cli, monkeypatch):
+    right = _checks._without_head
+    monkeypatch.setattr(_checks, "_without_head", lambda model, attention, head: right(model, attention, head ^ 1))
+    ran = steer_cli("check", "tiny-vlm", "--json")
+    assert ran.code == 3
+    assert statuses(ran.out)["head edit"] == {"fail"}
+
+
+SMALL = {
+    "gpt2, whose projection is stored transposed": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=50, bos_token_id=1, eos_token_id=2)
+    ),
+    "vit, which writes no text": lambda: ViTModel(
+        ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            image_size=32,
+            patch_size=8,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_folder_without_a_processor_is_checked_on_random_inputs(steer_cli, tmp_path, name):
+    torch.manual_seed(0)
+    SMALL[name]().save_pretrained(tmp_path)
+    ran = steer_cli("check", tmp_path, "--every-head", "--json")
+    assert ran.code == 0, ran.out
+    edits = [check for check in json.loads(ran.out)["checks"] if check["name"] == "head edit"]
+    assert [check["status"] for check in edits] == ["pass"] * 8
