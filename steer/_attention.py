@@ -50,8 +50,8 @@ class Bias:
             return None
         a = self.value.on(query).view(1, -1, 1, 1)
         if self.gate is not None:
-            reading = Reading(query.transpose(1, 2), lse)
-            a = a * self.gate(reading.query, reading).transpose(1, 2)  # type: ignore[arg-type]
+            rows_first = query.transpose(1, 2)
+            a = a * self.gate(rows_first, Reading(rows_first, lse)).transpose(1, 2)
         a = a.expand(a.shape[0], -1, length, 1)
         if isinstance(rows, slice):
             kept = torch.zeros(length, dtype=a.dtype, device=a.device)
@@ -129,14 +129,15 @@ class AttentionSlot:
         self._name = name
         self._key = _Key.like(name, _compares(module, name))
         AttentionInterface._global_mapping[self._key] = self._attend
-        module.config = copy.copy(self._before)
-        module.config.__dict__["_attn_implementation_internal"] = self._key
-        if getattr(module.config, "_attn_implementation", None) is not self._key:
-            module.config._attn_implementation = self._key
+        config = copy.copy(self._before)
+        config.__dict__["_attn_implementation_internal"] = self._key
+        if getattr(config, "_attn_implementation", None) is not self._key:
+            config._attn_implementation = self._key
+        module.__dict__["config"] = config
 
     def restore(self) -> None:
         """Give the module its own config back and forget the wrapped function."""
-        self.module.config = self._before
+        self.module.__dict__["config"] = self._before
         AttentionInterface._global_mapping.pop(self._key, None)
 
     def _attend(
@@ -205,7 +206,7 @@ class _Key(str):
         return key
 
     def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, other) is True or other == self._stands_for  # type: ignore[arg-type]
+        return str.__eq__(self, other) is True or other == self._stands_for
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -251,4 +252,4 @@ def _current_function(module: nn.Module, name: str, path: str) -> Callable[..., 
     function = interface.get(name, eager)
     if function is None:
         raise MappingError(f"{path}: the attention function {name!r} of {type(module).__name__} was not found")
-    return function  # type: ignore[no-any-return]
+    return function

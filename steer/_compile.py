@@ -186,8 +186,8 @@ class Compiler:
             part = site.name.removeprefix("head_")
             if getattr(mixer, part) is None:
                 raise MappingError(
-                    f"{site.name!r} cannot be reached in {mixer.path}: it neither uses transformers' attention registry "
-                    f"nor has a projection that gives {part}"
+                    f"{site.name!r} cannot be reached in {mixer.path}: it neither uses transformers' attention "
+                    f"registry nor has a projection that gives {part}"
                 )
             self._projected.setdefault(mixer.path, {}).setdefault(part, []).append(step)
 

@@ -77,14 +77,15 @@ class Tracker:
     ) -> None:
         given = dict(zip(names, args, strict=False)) | kwargs
         hidden = next((given[n] for n in _HIDDEN if isinstance(given.get(n), torch.Tensor)), None)
-        if hidden is None:
+        if not isinstance(hidden, torch.Tensor):
             raise MappingError(
                 f"the {tower} tower was called without a hidden state or token ids; positions are unknown"
             )
         batch, length = hidden.shape[0], hidden.shape[1]
         decoder = tower == "text"
         cache = next((given[n] for n in _CACHES if given.get(n) is not None), None) if decoder else None
-        offset = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        length_of = getattr(cache, "get_seq_length", None)
+        offset = int(length_of()) if length_of is not None else 0
         frame = Frame(batch, length, hidden.device, offset)
         frame.padding = self._padding(given, frame, decoder)
         frame.prompt_length = self._length_of_prompt(frame) if decoder else length
@@ -94,8 +95,9 @@ class Tracker:
     def _padding(self, given: dict[str, Any], frame: Frame, decoder: bool) -> torch.Tensor | None:
         prefix = "decoder_" if decoder and self._has_encoder else ""
         for mask in (given.get("attention_mask"), self._inputs.get(prefix + "attention_mask")):
-            wide = isinstance(mask, torch.Tensor) and mask.ndim == 2
-            if wide and mask.shape[0] == frame.batch and mask.shape[1] >= frame.offset + frame.length:
+            if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+                continue
+            if mask.shape[0] == frame.batch and mask.shape[1] >= frame.offset + frame.length:
                 return mask[:, : frame.offset + frame.length].to(frame.device)
         return None
 

@@ -37,8 +37,15 @@ BoundGate = Callable[[torch.Tensor, Reading], torch.Tensor]
 class Gate(Protocol):
     """A gate: what it needs to read, and itself bound to one layer."""
 
-    needs_query: bool
-    needs_lse: bool
+    @property
+    def needs_query(self) -> bool:
+        """Whether it reads the query."""
+        ...
+
+    @property
+    def needs_lse(self) -> bool:
+        """Whether it reads the log-sum-exp of the scores."""
+        ...
 
     def bind(self, slot: Slot) -> BoundGate:
         """The gate with its parameters for one layer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -32,7 +32,10 @@ TENSOR_SITES = (*WIDTH_SITES, *HEAD_SITES, "logits")
 class Op(Protocol):
     """An op: the sites it makes sense at, and itself bound to one layer."""
 
-    sites: tuple[str, ...]
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites where the op can act."""
+        ...
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         """The op with its parameters for one layer."""
@@ -59,7 +62,7 @@ class Add:
     scale: Number = 1.0
     keep_norm: bool = False
     relative: bool = False
-    sites: tuple[str, ...] = field(default=TENSOR_SITES, init=False)
+    sites: ClassVar[tuple[str, ...]] = TENSOR_SITES
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         def scaled() -> torch.Tensor:
@@ -103,7 +106,7 @@ class Replace:
     """The vector in the tensor's place; with a gate g, x + g (v - x)."""
 
     vector: torch.Tensor
-    sites: tuple[str, ...] = field(default=TENSOR_SITES, init=False)
+    sites: ClassVar[tuple[str, ...]] = TENSOR_SITES
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         vector = Ready(lambda: slot.take("vector", self.vector, 1, slot.width), self.vector)
@@ -124,7 +127,7 @@ class Scale:
     """x times a factor: 0 removes, 1 is the identity; with a gate g, 1 + g (factor - 1)."""
 
     factor: Number
-    sites: tuple[str, ...] = field(default=TENSOR_SITES, init=False)
+    sites: ClassVar[tuple[str, ...]] = TENSOR_SITES
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         factor = Ready(lambda: slot.take("factor", self.factor, 0).unsqueeze(-1), self.factor)
@@ -149,7 +152,7 @@ class Rotate:
     first: torch.Tensor
     second: torch.Tensor
     angle: Number
-    sites: tuple[str, ...] = field(default=TENSOR_SITES, init=False)
+    sites: ClassVar[tuple[str, ...]] = TENSOR_SITES
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         def axis() -> torch.Tensor:
@@ -184,7 +187,7 @@ class LowRankQuery:
 
     u_q: torch.Tensor
     u_k: torch.Tensor
-    sites: tuple[str, ...] = field(default=("head_q",), init=False)
+    sites: ClassVar[tuple[str, ...]] = ("head_q",)
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         heads = slot.heads or 1
@@ -212,7 +215,7 @@ class Apply:
     """
 
     function: Callable[..., object]
-    sites: tuple[str, ...] = field(default=(*TENSOR_SITES, "cache"), init=False)
+    sites: ClassVar[tuple[str, ...]] = (*TENSOR_SITES, "cache")
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         inner = slot.where.split()[0] in ("head_q", "head_k", "head_v")
@@ -240,7 +243,7 @@ class KeyBias:
 
     value: Number
     keys: Positions = field(default_factory=all_positions)
-    sites: tuple[str, ...] = field(default=("key_bias",), init=False)
+    sites: ClassVar[tuple[str, ...]] = ("key_bias",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,4 +257,4 @@ class Prefix:
 
     keys: torch.Tensor
     values: torch.Tensor
-    sites: tuple[str, ...] = field(default=("kv_prefix",), init=False)
+    sites: ClassVar[tuple[str, ...]] = ("kv_prefix",)

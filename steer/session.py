@@ -81,7 +81,7 @@ class Session:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> None:
         """Restore the model.
 
         Raises:
@@ -99,7 +99,6 @@ class Session:
                 f"never fired: {', '.join(silent)}. The model was not called inside the session, or the layers, "
                 "tower or positions chosen were not reached; strict=False allows this"
             )
-        return False
 
     def report(self) -> Report:
         """What has happened so far, or happened in all once the session is closed."""

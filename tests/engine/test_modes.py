@@ -21,7 +21,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 def changes(model: nn.Module, registry: bool = True) -> dict[str, list[steer.Intervention]]:
     """Interventions of every kind on the text tower, with shapes from its map; some only where the registry is used."""
     tower = steer.inspect(model).tower()
-    softmax = [l for l in tower.layers if l.attention is not None and l.attention.kind == "softmax"]
+    softmax = [one for one in tower.layers if one.attention is not None and one.attention.kind == "softmax"]
     mixer = softmax[0].attention
     heads, kv, width = mixer.num_heads, mixer.num_kv_heads, mixer.head_dim
     layers = [layer.index for layer in softmax]
@@ -179,6 +179,20 @@ def test_generation_without_a_cache_keeps_its_prompt() -> None:
         cached = write(model, family, inputs)
         bare = write(model, family, inputs, use_cache=False)
     torch.testing.assert_close(torch.stack(bare.logits, 1), torch.stack(cached.logits, 1), **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "option", [{"cache_implementation": "static"}, {"prefill_chunk_size": 4}, {"prompt_lookup_num_tokens": 2}], ids=str
+)
+def test_other_ways_of_decoding_give_the_same_logits(option, kind) -> None:
+    """A static cache, whose unfilled slots are masked; a prompt read in chunks; guesses looked up in the prompt."""
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.prompt()
+    with steer.attach(model, *changes(model)[kind]):
+        usual = write(model, family, inputs)
+        other = write(model, family, inputs, **option)
+    torch.testing.assert_close(torch.stack(other.logits, 1), torch.stack(usual.logits, 1), **TOLERANCE)
 
 
 @pytest.mark.parametrize("tower", ["text", "vision"])
