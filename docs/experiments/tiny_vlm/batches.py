@@ -31,9 +31,8 @@ class Phase:
     steps: int
     rate: float  # peak learning rate
     mix: dict[str, float]  # what a sequence is about, and how often
-    lengths: tuple[
-        tuple[float, tuple[int, ...]], ...
-    ]  # from this share of the steps on: pictures in a sequence, in turn
+    # (the share of the steps from which it holds, pictures in a sequence: the next number at each step)
+    lengths: tuple[tuple[float, tuple[int, ...]], ...]
     nonsense: float  # share of the relabelled sequences that use words without a meaning
     exists: int  # how often "is there a ...?" stands among the plain questions, where each attribute stands once
 
