@@ -96,7 +96,7 @@ def qwen3_5() -> nn.Module:
     linear = {f"linear_{n}": v for n, v in (("num_key_heads", 2), ("num_value_heads", 4))}
     linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
     config = hf.Qwen3_5Config(
-        text_config=text(4, head_dim=8, rope_parameters=rope, **linear, **SPECIAL),
+        text_config=text(4, head_dim=8, rope_parameters=rope, initializer_range=0.15, **linear, **SPECIAL),
         vision_config={**QWEN_VISION, "num_position_embeddings": 16},
         **QWEN_IDS,
     )
