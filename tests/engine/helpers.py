@@ -48,7 +48,7 @@ def randn(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 def hand_hooked(
     model: nn.Module, hooks: list[tuple[nn.Module, Callable[..., Any], bool]], **inputs: Any
 ) -> torch.Tensor:
-    """Logits with plain torch hooks (module, function of the tensor, whether on the input), the truth for residual sites."""
+    """Logits under plain torch hooks, the truth for residual sites: (module, function of the tensor, on its input?)."""
     handles = []
     for module, function, on_input in hooks:
         if on_input:

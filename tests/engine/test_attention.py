@@ -33,7 +33,7 @@ def qkv(batch: int, length: int, total: int, seed: int, dtype: torch.dtype = tor
 
 
 def hidden_keys(batch: int, length: int, total: int, padded: int, window: int | None) -> torch.Tensor:
-    """(B, 1, T, S), true where row i may not see key j: the future, what is beyond the window, left padding in row 0."""
+    """(B, 1, T, S), true where row i may not see key j: the future, beyond the window, left padding in row 0."""
     i = torch.arange(length)[:, None] + total - length
     j = torch.arange(total)[None]
     hidden = (j > i) | ((j <= i - window) if window else torch.zeros(1, dtype=torch.bool))

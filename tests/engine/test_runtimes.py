@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import steer
 import torch
-from steer import gates, ops, positions, sites
 from torch import nn
+
+import steer
+from steer import gates, ops, positions, sites
 
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, LAYERS, WIDTH, randn, tiny_llama, tokens
 
