@@ -1,0 +1,121 @@
+"""Every model class that steer must map, and how to build each at full size: the one table with per-architecture data."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
+
+MAPPINGS = (
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
+)
+
+# Classes with a tower that is a timm model.
+NEEDS_TIMM = ("FastVlmForConditionalGeneration", "Gemma3nForConditionalGeneration", "PerceptionLMForConditionalGeneration")
+
+# Arguments of the config for classes whose default config does not build, or builds without one of the towers that
+# its checkpoints have.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    # The default vision tower has 14 heads, which do not divide its 1152 features.
+    "AyaVisionForConditionalGeneration": {
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "patch_size": 14,
+            "image_size": 364,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "vision_use_head": False,
+        }
+    },
+    "ChameleonForConditionalGeneration": {"vocabulary_map": {"<image>": 8711}},
+    "CohereCompassForConditionalGeneration": {
+        "text_config": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}}
+    },
+    "DeepseekOcr2ForConditionalGeneration": {
+        "text_config": {
+            "hidden_size": 1280,
+            "intermediate_size": 6848,
+            "moe_intermediate_size": 896,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 10,
+            "mlp_layer_types": ["dense"] + ["sparse"] * 11,
+            "num_experts_per_tok": 6,
+        },
+        "vision_config": {
+            "encoder_config": {
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+            }
+        },
+    },
+    "DiffusionGemmaForBlockDiffusion": {
+        "text_config": {"num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
+    },
+    "Emu3ForConditionalGeneration": {"vocabulary_map": {"<image>": 151646, "<|extra_200|>": 151846}},
+    "Gemma4ForConditionalGeneration": {"vision_config": {}, "audio_config": {}},
+    "Gemma4UnifiedForConditionalGeneration": {"vision_config": {}, "audio_config": {}},
+    "Granite4VisionForConditionalGeneration": {
+        "downsample_rate": "4/8",
+        "deepstack_layer_map": [[-19, 9], [-13, 6], [-7, 3], [-1, 0]],
+    },
+    "HunYuanVLForConditionalGeneration": {
+        "text_config": {
+            "head_dim": 128,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]},
+        }
+    },
+    "Qwen4ExpForConditionalGeneration": {
+        "text_config": {
+            "indexer_n_heads": 4,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 256,
+            "indexer_budget": 2048,
+            "indexer_compress_ratio": 4,
+        }
+    },
+}
+
+
+@cache
+def _configs() -> dict[type[nn.Module], type[PretrainedConfig]]:
+    """Each model class of the two mappings once, with its config class."""
+    found: dict[type[nn.Module], type[PretrainedConfig]] = {}
+    for mapping in MAPPINGS:
+        for config in mapping:
+            classes = mapping[config]
+            found.setdefault(classes[0] if isinstance(classes, tuple) else classes, config)
+    return found
+
+
+def every_class() -> list[type[nn.Module]]:
+    """The distinct model classes of transformers' image-text-to-text and zero-shot image classification mappings."""
+    return list(_configs())
+
+
+def missing(cls: type[nn.Module]) -> str | None:
+    """Why the class cannot be built here, or None."""
+    if cls.__name__ in NEEDS_TIMM and importlib.util.find_spec("timm") is None:
+        return f"{cls.__name__} needs timm, which is not installed"
+    return None
+
+
+def full_config(cls: type[nn.Module]) -> PretrainedConfig:
+    """A config of full size from which the class builds."""
+    return _configs()[cls](**ARGUMENTS.get(cls.__name__, {}))
+
+
+def full_model(cls: type[nn.Module]) -> nn.Module:
+    """The model at full size on the meta device: shapes without weights."""
+    with torch.device("meta"):
+        return cls._from_config(full_config(cls)).eval()  # type: ignore[attr-defined]
