@@ -1,8 +1,9 @@
 """Following a model's forwards, so that each knows which absolute rows it holds.
 
-Two light hooks per followed tower: one on the model, which reads the named inputs, and one on the tower, which knows
-how many rows come now and how many came before. `begin` and `end` frame a call of `generate`, because only it can tell
-a prompt from what is written after it when an assistant model or a chunked prefill is at work.
+Light hooks on the model and on what holds a followed tower read the named inputs (`generate` may hand them straight to
+an inner model, past the outer forward), and one on the tower knows how many rows come now and how many came before.
+`begin` and `end` frame a call of `generate`, because only it can tell a prompt from what is written after it when an
+assistant model or a chunked prefill is at work.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .model_map import ModelMap
 
 _INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "decoder_input_ids", "decoder_attention_mask")
 _HIDDEN = ("inputs_embeds", "hidden_states", "input_ids", "decoder_input_ids", "x")
+_WORDS = {"text", "text_encoder"}
+_LISTS = (nn.ModuleList, nn.ModuleDict)
 _CACHES = ("past_key_values", "past_key_value", "cache_params", "cache")
 
 
@@ -32,6 +35,7 @@ class Tracker:
         self._map = model_map
         self._given_length = prompt_length
         self._inputs: dict[str, Any] = {}
+        self._outermost: nn.Module | None = None
         self._frames: dict[str, Frame] = {}
         self._generating: Generation | None = None
         self._prompt_length = 0
@@ -41,14 +45,21 @@ class Tracker:
 
     def install(self, towers: set[str]) -> None:
         """Hook the model and these towers; `remove` undoes it."""
-        names = list(inspect.signature(self._model.forward).parameters)
-        self._handles.append(self._model.register_forward_pre_hook(self._on_inputs(names), with_kwargs=True))
-        self._handles.append(self._model.register_forward_hook(self._on_outputs, always_call=True))
-        for tower in towers & {"text", "text_encoder"}:
-            module = _caller(self._model, self._map.tower(tower).path)
-            parameters = list(inspect.signature(module.forward).parameters)
+        callers = {tower: _caller(self._model, self._map.tower(tower).path) for tower in towers & _WORDS}
+        for module in dict.fromkeys([self._model, *(m for path, _ in callers.values() for m in self._holders(path))]):
+            names = _parameters(module)
+            self._handles.append(module.register_forward_pre_hook(self._on_inputs(names), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._on_outputs, always_call=True))
+        for tower, (_, module) in callers.items():
+            parameters = _parameters(module)
             hook = functools.partial(self._on_tower, tower, parameters)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _holders(self, path: str) -> list[nn.Module]:
+        """The modules above a tower, outermost first, that take token ids or a mask by name."""
+        parts = path.split(".")
+        above = [self._model.get_submodule(".".join(parts[:count])) for count in range(1, len(parts))]
+        return [m for m in above if not isinstance(m, _LISTS) and set(_INPUTS) & set(_parameters(m))]
 
     def remove(self) -> None:
         """Take every hook back."""
@@ -64,13 +75,18 @@ class Tracker:
 
     def _on_inputs(self, names: list[str]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._outermost is None:
+                self._outermost, self._inputs = module, {}
             given = dict(zip(names, args, strict=False)) | kwargs
-            self._inputs = {name: given[name] for name in _INPUTS if given.get(name) is not None}
+            for name in _INPUTS:
+                if name not in self._inputs and given.get(name) is not None:
+                    self._inputs[name] = given[name]
 
         return hook
 
     def _on_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._inputs = {}
+        if module is self._outermost:
+            self._outermost, self._inputs = None, {}
 
     def _on_tower(
         self, tower: str, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -161,13 +177,17 @@ class Tracker:
         return int(ids.shape[1]) if isinstance(ids, torch.Tensor) else (1 if prefix else None)
 
 
-def _caller(model: nn.Module, path: str) -> nn.Module:
-    """The module that runs a stack: the nearest one, from the stack upwards, that has a forward of its own."""
+def _parameters(module: nn.Module) -> list[str]:
+    return list(inspect.signature(module.forward).parameters)
+
+
+def _caller(model: nn.Module, path: str) -> tuple[str, nn.Module]:
+    """What runs a stack, and its path: the nearest module, from the stack upwards, that has a forward of its own."""
     module = model.get_submodule(path)
-    while path and isinstance(module, nn.ModuleList | nn.ModuleDict):
+    while path and isinstance(module, _LISTS):
         path = path.rpartition(".")[0]
         module = model.get_submodule(path)
-    return module
+    return path, module
 
 
 class Generation:
