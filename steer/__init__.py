@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import errors, gates, ops, positions, sites, zoo
+    from . import errors, fitting, gates, ops, positions, prompts, sites, zoo
     from ._inspecting import inspect
     from .errors import SteerError
     from .examples import Example
@@ -40,7 +40,7 @@ _HOMES = {
     "methods": "registry",
     "record": "recording",
 }
-_MODULES = ("errors", "gates", "ops", "positions", "sites", "zoo")
+_MODULES = ("errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "zoo")
 
 __all__ = [
     "Example",
@@ -54,6 +54,7 @@ __all__ = [
     "attach",
     "create",
     "errors",
+    "fitting",
     "gates",
     "hookimpl",
     "inspect",
@@ -61,6 +62,7 @@ __all__ = [
     "methods",
     "ops",
     "positions",
+    "prompts",
     "record",
     "sites",
     "zoo",

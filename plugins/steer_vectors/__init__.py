@@ -1,13 +1,18 @@
-"""In-context, task and function vectors: a static shift of hidden states that stands for demonstrations.
-
-No method is here yet; the package is installed and found so that the road its methods will take is tested.
-"""
+"""In-context, task and function vectors: a static shift of hidden states that stands for demonstrations."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import steer
+
+if TYPE_CHECKING:
+    from steer.registry import MethodRegistry
 
 
 @steer.hookimpl
-def steer_register_methods(registry: object) -> None:
-    """Register nothing yet."""
+def steer_register_methods(registry: MethodRegistry) -> None:
+    """Register every method of this package."""
+    from .icv import ICV
+
+    registry.add(ICV)

@@ -19,7 +19,6 @@ from .blocks import ROOT
 
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 PAGES = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
-MODULES = ("errors", "gates", "ops", "positions", "sites", "zoo")
 METHODS = sorted(name for name, info in steer.methods().items() if info.distribution == "steer-vlm")
 
 

@@ -1,0 +1,214 @@
+"""What `fit` of a method needs: checks, a progress bar, hidden states where prompts end, the answers' probabilities.
+
+Everything here runs the model without gradients, in eval mode, and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from .errors import SteerError
+from .examples import Example
+from .intervention import Intervention
+from .positions import last_prompt
+from .prompts import IGNORED, Batch, check_writes
+from .recording import Key, record
+from .session import attach
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .method import Method
+
+__all__ = ["Scores", "check", "hold_out", "score", "states", "track"]
+
+Item = TypeVar("Item")
+
+
+def check(model: Any, processor: Any, examples: Sequence[Example], *, at_least: int, method: str) -> None:
+    """Check what `fit` was given.
+
+    Raises:
+        SteerError: the model does not write text, the processor is missing, or there are too few examples with answers.
+    """
+    check_writes(model)
+    if processor is None:
+        raise SteerError(f"method {method!r} needs the model's processor or tokenizer to fit, got None")
+    for index, example in enumerate(examples):
+        if not isinstance(example, Example):
+            raise SteerError(f"examples[{index}] is a {type(example).__name__}; fit takes a list of steer.Example")
+        if not example.answer:
+            raise SteerError(f"examples[{index}] has no answer; method {method!r} is fitted on answered examples")
+    if len(examples) < at_least:
+        raise SteerError(f"method {method!r} needs at least {at_least} examples to fit, got {len(examples)}")
+
+
+def hold_out(examples: Sequence[Example], share: float = 0.25, *, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """Split examples at random into those to fit on and, at least one, those to choose by."""
+    mixed = random.Random(seed).sample(list(examples), len(examples))
+    held = max(1, round(share * len(mixed)))
+    return mixed[held:], mixed[:held]
+
+
+def track(items: Sequence[Item], description: str, *, progress: bool = True) -> Iterator[Item]:
+    """The items, with a progress bar on standard error that is gone afterwards and never there in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
+        yield from bar.track(items, description=description)
+
+
+def states(model: Any, batches: Iterable[Batch], *sites: Site) -> dict[Key, torch.Tensor]:
+    """What passes some sites at the last token of every prompt.
+
+    Args:
+        model: any mapped model.
+        batches: from `steer.prompts`.
+        sites: from `steer.sites`; their positions are set to `last_prompt()`.
+
+    Returns:
+        By (site, layer, tower, attention), in the order in which the model passes them, the rows of all batches in fp32
+        on the CPU: (N, D), or (N, H, d) at head sites.
+    """
+    ends = [replace(site, positions=last_prompt()) for site in sites]
+    kept: dict[Key, list[torch.Tensor]] = {}
+    with _still(model):
+        for batch in batches:
+            inputs, length = _inputs(model, batch)
+            with record(model, *ends, device="cpu", dtype=torch.float32, stop=True, prompt_length=length) as acts:
+                model(**inputs)
+            for key, rows in acts.items():
+                width = rows.shape[-2:] if key.site.startswith("head_") else rows.shape[-1:]
+                kept.setdefault(key, []).append(rows.reshape(len(batch), *width))
+    return {key: torch.cat(rows) for key, rows in kept.items()}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well a model answers, for each of N prompts.
+
+    Attributes:
+        log_prob: of the whole right answer, fp32 (N,).
+        first_log_prob: of its first token, fp32 (N,).
+        right: whether greedy decoding writes it, bool (N,).
+    """
+
+    log_prob: torch.Tensor
+    first_log_prob: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """The share that is right."""
+        return float(self.right.float().mean())
+
+
+def score(model: Any, batches: Iterable[Batch], *items: Intervention | Method | Iterable[Intervention]) -> Scores:
+    """How well a model answers, with interventions or methods attached.
+
+    Args:
+        model: any mapped model that writes text.
+        batches: from `steer.prompts`, of prompts whose queries have answers.
+        items: as in `steer.attach`.
+
+    Returns:
+        One number for each prompt, on the CPU.
+
+    Raises:
+        SteerError: some query has no answer, or shows it.
+    """
+    parts: list[tuple[torch.Tensor, ...]] = []
+    with _still(model):
+        for batch in batches:
+            if batch.answers is None or batch.answered:
+                raise SteerError("score needs prompts whose queries have answers that are not part of the prompts")
+            inputs, prompt_length = _inputs(model, batch)
+            with attach(model, *items, measure="none", prompt_length=prompt_length):
+                logits = model(**inputs, **_keep_logits(model, batch.answers.shape[1])).logits
+            parts.append(_score(logits[:, -batch.answers.shape[1] :].float(), batch.answers.to(logits.device)))
+    return Scores(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+def _score(logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(B, A, V), (B, A) -> log-probabilities (B,) of answer and first token, whether every token is the likeliest."""
+    real = answers != IGNORED
+    wanted = answers.clamp_min(0)
+    log_probs = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+    right = (logits.argmax(-1) == wanted) | ~real
+    return log_probs.masked_fill(~real, 0.0).sum(-1), log_probs[:, 0], right.all(-1)
+
+
+def _inputs(model: Any, batch: Batch) -> tuple[dict[str, torch.Tensor], int]:
+    """Inputs of one forward that ends where the answer's last token is predicted, and the prompt's length in it."""
+    inputs = dict(batch.inputs)
+    if model.config.is_encoder_decoder:
+        return _decoder_inputs(model, batch, inputs)
+    length = inputs["input_ids"].shape[1]
+    if batch.answers is not None:
+        _append(inputs, batch.answers[:, :-1])
+    mask = inputs.get("attention_mask")
+    # Left padding moves absolute positions; models with positions in several dimensions work them out themselves.
+    if mask is not None and not mask.all() and _takes(model, "position_ids") and not _finds_positions(model):
+        inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
+    return inputs, length
+
+
+def _append(inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> None:
+    """Put tokens (B, A) after the prompts; whatever else goes with each token goes on as it was at the prompt's end."""
+    batch, length = inputs["input_ids"].shape
+    for name, value in inputs.items():
+        if value.shape[:2] != (batch, length):
+            continue
+        if name == "input_ids":
+            more = tokens.clamp_min(0)
+        elif name == "attention_mask":
+            more = tokens != IGNORED
+        else:
+            more = value[:, -1:].expand(batch, tokens.shape[1], *value.shape[2:])
+        inputs[name] = torch.cat([value, more.to(value.dtype)], dim=1)
+
+
+def _decoder_inputs(model: Any, batch: Batch, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], int]:
+    configs = (model.generation_config, model.config, model.config.get_text_config(decoder=True))
+    stated = (getattr(config, "decoder_start_token_id", None) for config in configs)
+    start = next((token for token in stated if token is not None), 0)
+    first = torch.full((len(batch), 1), start, device=inputs["input_ids"].device)
+    tokens = first[:, :0] if batch.answers is None else batch.answers[:, : None if batch.answered else -1]
+    inputs["decoder_input_ids"] = torch.cat([first, tokens.clamp_min(0)], dim=1)
+    inputs["decoder_attention_mask"] = torch.cat([torch.ones_like(first), (tokens != IGNORED).long()], dim=1)
+    return inputs, inputs["decoder_input_ids"].shape[1] if batch.answered else 1
+
+
+def _keep_logits(model: Any, rows: int) -> dict[str, int]:
+    """A large vocabulary's scores are made only for the rows that are read, where the model can."""
+    return {"logits_to_keep": rows} if _takes(model, "logits_to_keep") and not model.config.is_encoder_decoder else {}
+
+
+def _takes(model: Any, name: str) -> bool:
+    return name in inspect.signature(model.forward).parameters
+
+
+def _finds_positions(model: Any) -> bool:
+    return hasattr(getattr(model, "model", model), "get_rope_index")
+
+
+@contextmanager
+def _still(model: Any) -> Iterator[None]:
+    """No gradients, no dropout; every module's mode is put back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
