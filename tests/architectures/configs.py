@@ -19,6 +19,13 @@ MAPPINGS = (
 # Classes with a tower that is a timm model.
 NEEDS_TIMM = ("FastVlmForConditionalGeneration", "Gemma3nForConditionalGeneration", "PerceptionLMForConditionalGeneration")
 
+HALF_ROTARY = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "mrope_section": [8, 12, 12],
+}
+
 # Arguments of the config for classes whose default config does not build, or builds without one of the towers that
 # its checkpoints have.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -64,6 +71,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "Emu3ForConditionalGeneration": {"vocabulary_map": {"<image>": 151646, "<|extra_200|>": 151846}},
     "Gemma4ForConditionalGeneration": {"vision_config": {}, "audio_config": {}},
+    # The sections of the default rotary embedding add up only when half of each head is rotated, as in the checkpoints.
+    "Glm4vForConditionalGeneration": {"text_config": {"rope_parameters": HALF_ROTARY}},
+    "Glm46VForConditionalGeneration": {"text_config": {"rope_parameters": HALF_ROTARY}},
+    "Glm4vMoeForConditionalGeneration": {"text_config": {"head_dim": 128, "rope_parameters": HALF_ROTARY}},
     "Gemma4UnifiedForConditionalGeneration": {"vision_config": {}, "audio_config": {}},
     "Granite4VisionForConditionalGeneration": {
         "downsample_rate": "4/8",
@@ -75,6 +86,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]},
         }
     },
+    # By default a head has 73 features, which no rotary embedding divides.
+    "Qwen3OmniMoeThinkerForConditionalGeneration": {
+        "text_config": {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
+    },
+    "Step3p7ForConditionalGeneration": {"text_config": {"sliding_window": 512}},
     "Qwen4ExpForConditionalGeneration": {
         "text_config": {
             "indexer_n_heads": 4,
@@ -85,6 +101,23 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         }
     },
 }
+
+
+# What the generic shrinker and the generic inputs of the tests at tiny size cannot know: changes to the shrunk config,
+# and arguments of the forward.
+TINY: dict[str, dict[str, Any]] = {
+    # With fewer layers than it has scales to plan for it asks scipy.
+    "InklingForConditionalGeneration": {"config": {"vision_config": {"num_hidden_layers": 40}}},
+}
+
+
+# Softmax that is no attention over tokens: Inkling2 weighs the outputs of its earlier blocks with one.
+_OVER_LAYERS = {"Inkling2ForConditionalGeneration": ("attention_input", "mlp_input", "final_input")}
+
+
+def not_over_tokens(name: str, path: str) -> bool:
+    """Whether what looks like attention at this path weighs other things than tokens."""
+    return path.rpartition(".")[2] in _OVER_LAYERS.get(name, ())
 
 
 @cache
