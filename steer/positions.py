@@ -15,9 +15,11 @@ import torch
 from ._frame import NONE, Frame, Rows
 from .errors import InterventionError
 
-__all__ = ["Positions", "all", "generated", "image", "index", "last_prompt", "mask", "prompt", "span", "text"]
+__all__ = ["Positions", "all", "answer", "generated", "image", "index", "last_prompt", "mask", "prompt", "span", "text"]
 
 _builtin_all = all
+
+Kind = Literal["all", "prompt", "generated", "last_prompt", "answer", "image", "text", "index", "span", "mask"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Positions:
         rows: a bool tensor (B, S) or (S,), for `mask`; rows past its end are not chosen.
     """
 
-    kind: Literal["all", "prompt", "generated", "last_prompt", "image", "text", "index", "span", "mask"] = "all"
+    kind: Kind = "all"
     indices: tuple[int, ...] = ()
     start: int = 0
     stop: int | None = None
@@ -46,7 +48,7 @@ class Positions:
         """The chosen rows among those of this forward: None (all), NONE, a slice, or a bool mask (B, T)."""
         if self.kind == "all":
             return None
-        if self.kind in ("prompt", "generated", "last_prompt"):
+        if self.kind in ("prompt", "generated", "last_prompt", "answer"):
             return _by_prompt(self.kind, frame)
         if self.kind in ("image", "text"):
             chosen = frame.image_rows()
@@ -95,6 +97,11 @@ def generated() -> Positions:
 def last_prompt() -> Positions:
     """The last real row of the prompt."""
     return Positions("last_prompt")
+
+
+def answer() -> Positions:
+    """The rows that new tokens are written from: the last real row of the prompt and every row after it."""
+    return Positions("answer")
 
 
 def image() -> Positions:
@@ -163,13 +170,16 @@ def _by_prompt(kind: str, frame: Frame) -> Rows:
         return _clip(0, end, frame)
     if kind == "generated":
         return _clip(end, _FOREVER, frame)
-    if frame.offset >= end or frame.offset + frame.length < end:
+    if frame.offset >= end:
+        return NONE if kind == "last_prompt" else None
+    if frame.offset + frame.length < end:
         return NONE
     last = frame.last_prompt_slot()
     if isinstance(last, int):
-        return _clip(last, last + 1, frame)
+        return _clip(last, last + 1 if kind == "last_prompt" else _FOREVER, frame)
     slots = torch.arange(frame.offset, frame.offset + frame.length, device=frame.device)
-    return slots[None, :] == last[:, None]
+    chosen = slots[None, :] == last[:, None]
+    return chosen if kind == "last_prompt" else chosen | (slots >= end)
 
 
 def _by_index(wanted: Sequence[int], frame: Frame) -> Rows:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 @steer.hookimpl
 def steer_register_methods(registry: MethodRegistry) -> None:
     """Register every method of this package."""
+    from .function_vector import FunctionVector
     from .icv import ICV
+    from .task_vector import TaskVector
 
-    registry.add(ICV)
+    for method in (ICV, TaskVector, FunctionVector):
+        registry.add(method)

@@ -12,7 +12,7 @@ from einops import rearrange
 import steer
 from steer import fitting, gates, ops, prompts, sites
 
-from ._choice import fitted
+from ._shared import fitted
 
 
 @dataclass

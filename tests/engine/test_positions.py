@@ -17,6 +17,7 @@ CHOICES = {
     "prompt": (positions.prompt(), lambda i, p, n: p),
     "generated": (positions.generated(), lambda i, p, n: not p),
     "last_prompt": (positions.last_prompt(), lambda i, p, n: p and i == n - 1),
+    "answer": (positions.answer(), lambda i, p, n: not p or i == n - 1),
     "index": (positions.index(0, 3), lambda i, p, n: i in (0, 3)),
     "span": (positions.span(1, 4), lambda i, p, n: 1 <= i < 4),
     "open span": (positions.span(2), lambda i, p, n: i >= 2),
@@ -54,7 +55,7 @@ def test_rows_do_not_depend_on_how_the_sequence_is_cut(name, prompt, written, pa
                 truth[row, slot] = wanted(count, slot < prompt, real_prompt)
             count += real
     cuts = sorted({0, total, *data.draw(st.lists(st.integers(0, total), max_size=3))})
-    cuts = [c for c in cuts if c == 0 or c >= prompt or name != "last_prompt"]
+    cuts = [c for c in cuts if c == 0 or c >= prompt or name not in ("last_prompt", "answer")]
     got = []
     for start, stop in zip(cuts, cuts[1:], strict=False):
         padding = None if side == "none" else mask[:, :stop]

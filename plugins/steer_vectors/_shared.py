@@ -1,4 +1,4 @@
-"""What the methods of this package share: the tensors they must have, and the choice of a layer by trying each."""
+"""What the methods of this package share: what they need, and the choice of a layer by trying each."""
 
 from __future__ import annotations
 
@@ -25,9 +25,25 @@ def fitted(method: steer.Method, name: str) -> torch.Tensor:
     return method.tensors[name]
 
 
+def split(
+    model: Any,
+    processor: Any,
+    examples: Sequence[steer.Example],
+    dev: Sequence[steer.Example] | None,
+    seed: int,
+    method: str,
+) -> tuple[list[steer.Example], list[steer.Example]]:
+    """The examples to fit on and those to choose by: `dev` if it is given, else a quarter of the examples."""
+    fitting.check(model, processor, examples, at_least=4, method=method)
+    if dev is None:
+        return fitting.hold_out(examples, seed=seed)
+    fitting.check(model, processor, dev, at_least=1, method=method)
+    return list(examples), list(dev)
+
+
 def best_layer(
     model: Any,
-    batches: Sequence[prompts.Batch],
+    queries: Sequence[prompts.Batch],
     layers: Sequence[int],
     change: Callable[[int], steer.Intervention],
     *,
@@ -38,7 +54,7 @@ def best_layer(
 
     Args:
         model: the model.
-        batches: queries with answers that the intervention has not seen.
+        queries: with answers that the intervention has not seen.
         layers: the layers to try.
         change: the intervention at one layer.
         description: beside the progress bar.
@@ -48,8 +64,7 @@ def best_layer(
         The layer with the highest accuracy, of equals the one that gives the right answers more probability, of equals
         the first; and the accuracy at each layer tried, (len(layers),).
     """
-    found = [
-        fitting.score(model, batches, change(layer)) for layer in fitting.track(layers, description, progress=progress)
-    ]
-    ranks = [(one.accuracy, float(one.log_prob.mean())) for one in found]
-    return layers[max(range(len(layers)), key=lambda i: (ranks[i], -i))], torch.tensor([one.accuracy for one in found])
+    tried = fitting.track(layers, description, progress=progress)
+    found = [fitting.score(model, queries, change(layer)) for layer in tried]
+    ranks = [(one.accuracy, float(one.log_prob.mean()), -i) for i, one in enumerate(found)]
+    return layers[ranks.index(max(ranks))], torch.tensor([one.accuracy for one in found])
