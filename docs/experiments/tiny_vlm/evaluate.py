@@ -19,6 +19,7 @@ from rich.progress import track
 
 from steer import zoo
 from steer.examples import Example
+from steer.prompts import Prompt, write
 from steer.zoo._tasks import HEADLINE, HELD_OUT, NAMED_TRAINED
 from steer.zoo._words import ATTRIBUTES, BIAS, held_out_pair
 
@@ -27,36 +28,17 @@ SHOTS = (0, 1, 2, 4, 8, 16)
 BATCH = 48  # prompts
 
 
-def messages(shots: list[Example], query: Example) -> list[dict]:
-    """A chat: every demonstration as a user turn with its answer, then the query."""
-    chat = []
-    for example in [*shots, query]:
-        content = [{"type": "image"}] * len(example.images) + [{"type": "text", "text": example.question}]
-        chat.append({"role": "user", "content": content})
-        if example is not query:
-            chat.append({"role": "assistant", "content": [{"type": "text", "text": example.answer}]})
-    return chat
-
-
-@torch.no_grad()
-def answers(model, processor, prompts: list[tuple[list[Example], Example]]) -> list[str]:
-    """The first word that greedy decoding gives for each prompt (demonstrations, query)."""
-    words = []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        text = [processor.apply_chat_template(messages(*p), add_generation_prompt=True) for p in part]
-        images = [[image for e in [*shots, query] for image in e.images] for shots, query in part]
-        inputs = processor(images=images, text=text, padding=True, return_tensors="pt")
-        out = model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        words += [(w.split() or [""])[0] for w in processor.batch_decode(out, skip_special_tokens=True)]
-    return words
+def answers(model, processor, asked: list[Prompt]) -> list[str]:
+    """The first word that greedy decoding gives for each prompt."""
+    written = write(model, processor, asked, batch_size=BATCH, max_new_tokens=2)
+    return [(words.split() or [""])[0] for words in written]
 
 
 def score(model, processor, task: str, shots: int, split: str, n: int | None) -> list[bool]:
     """Right or wrong for up to n queries of a task, each with its own random demonstrations."""
     queries = zoo.examples(task, split, n, seed=SEED)
-    prompts = [(zoo.examples(task, "demo", shots, seed=1000 * SEED + i), q) for i, q in enumerate(queries)]
-    return [a == q.answer for a, q in zip(answers(model, processor, prompts), queries, strict=True)]
+    asked = [Prompt(q, tuple(zoo.examples(task, "demo", shots, seed=1000 * SEED + i))) for i, q in enumerate(queries)]
+    return [a == q.answer for a, q in zip(answers(model, processor, asked), queries, strict=True)]
 
 
 def share(right: list[bool]) -> str:
@@ -111,12 +93,12 @@ def main() -> None:
         cells = []
         for a in ("object", "colour", "count"):
             question = zoo.tasks()[f"plain:{a}"]["question"]
-            found = answers(model, processor, [([], Example(question, y[a], (image,))) for image, y in group])
+            found = answers(model, processor, [Prompt(Example(question, y[a], (image,))) for image, y in group])
             cells.append(share([w == y[a] for w, (_, y) in zip(found, group, strict=True)]))
         results["plain"][name] = cells
         print(f"| {name} | {len(group)} | " + " | ".join(cells) + " |")
     exists = zoo.examples("plain:exists", args.split, n_plain, seed=SEED)
-    said = answers(model, processor, [([], q) for q in exists])
+    said = answers(model, processor, [Prompt(q) for q in exists])
     no = [w == "yes" for w, q in zip(said, exists, strict=True) if q.answer == "no"]
     yes = [w == "no" for w, q in zip(said, exists, strict=True) if q.answer == "yes"]
     results["plain"]["false yes"], results["plain"]["false no"] = mean(no), mean(yes)
