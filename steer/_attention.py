@@ -127,6 +127,7 @@ class AttentionSlot:
         name = getattr(self._before, "_attn_implementation", None) or "eager"
         self._original = _current_function(module, name, path)
         self._name = name
+        self._causes = name != "eager" and "flex" not in name
         self._key = _Key.like(name, _compares(module, name))
         AttentionInterface._global_mapping[self._key] = self._attend
         config = copy.copy(self._before)
@@ -146,7 +147,7 @@ class AttentionSlot:
         mask = args[0] if args else kwargs.pop("attention_mask", None)
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
-        call = Call(query, key, value, mask, dict(kwargs), self._name, bool(causal) and self._name != "eager")
+        call = Call(query, key, value, mask, dict(kwargs), self._name, bool(causal) and self._causes)
         width = value.shape[-1]
         for plan in self.plans:
             call.query = _through(plan.queries, call.query)
@@ -169,7 +170,7 @@ class AttentionSlot:
 
     def _lse(self, call: Call) -> torch.Tensor:
         """(B, T, H), of the scores before biases and prefixes."""
-        causal = call.causal and call.query.shape[2] > 1 and (call.mask is None or call.mask.ndim == 2)
+        causal = call.causal and call.query.shape[2] > 1 and (call.mask is None or getattr(call.mask, "ndim", 4) == 2)
         key = call.key[:, :, : call.query.shape[2]] if causal and not call.fused else call.key
         window = call.kwargs.get("sliding_window") if causal else None
         return masked_lse(call.query, key, call.mask, call.scaling, causal, window).transpose(1, 2)

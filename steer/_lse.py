@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
+
+from ._flex import is_block_mask, visible
 
 CHUNK = 1 << 20
 """Scores held at one time per batch row and head."""
@@ -12,7 +16,7 @@ CHUNK = 1 << 20
 def masked_lse(
     query: torch.Tensor,
     key: torch.Tensor,
-    mask: torch.Tensor | None,
+    mask: Any,
     scaling: float,
     causal: bool,
     window: int | None = None,
@@ -23,7 +27,8 @@ def masked_lse(
         query: (B, H, T, d).
         key: (B, H_kv, S, d), H a multiple of H_kv.
         scaling: what scores are multiplied by.
-        mask: bool (true: visible) or additive, (B or 1, H or 1, T, >= S) or (B, S) for padding; None for no mask.
+        mask: bool (true: visible) or additive, (B or 1, H or 1, T, >= S) or (B, S) for padding; flex attention's
+            block mask; None for no mask.
         causal: with no 4-D mask, row i sees keys up to i + S - T (up to i when S = T).
         window: with `causal`, how many keys back a row sees, itself included.
 
@@ -44,9 +49,11 @@ def masked_lse(
 
 
 def _apply_mask(
-    scores: torch.Tensor, mask: torch.Tensor | None, rows: slice, length: int, causal: bool, window: int | None
+    scores: torch.Tensor, mask: Any, rows: slice, length: int, causal: bool, window: int | None
 ) -> torch.Tensor:
     total = scores.shape[-1]
+    if is_block_mask(mask):
+        return scores.masked_fill(~visible(mask, rows, scores.shape[0], total, scores.device), -torch.inf)
     if mask is not None and mask.ndim == 4:
         here = mask[:, :, rows if mask.shape[2] > 1 else slice(None), :total]
         return scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here.float()
@@ -55,8 +62,8 @@ def _apply_mask(
     if causal:
         last = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (total - length)
         keys = torch.arange(total, device=scores.device)[None, :]
-        visible = keys <= last
+        seen = keys <= last
         if window is not None:
-            visible &= keys > last - window
-        scores = scores.masked_fill(~visible, -torch.inf)
+            seen &= keys > last - window
+        scores = scores.masked_fill(~seen, -torch.inf)
     return scores

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from ._flex import is_block_mask, with_prefix
 from .errors import InterventionError
 
 LIMIT = 1e4
@@ -24,7 +25,7 @@ class Call:
         mask: what transformers made for this attention function, or None.
         kwargs: everything else, `scaling` among it.
         implementation: the name of the attention function.
-        causal: whether no mask means a causal one to this function (never in eager attention, which masks by its mask).
+        causal: whether no mask means a causal one to this function (never to eager and flex, which see by their mask).
     """
 
     query: torch.Tensor
@@ -86,11 +87,13 @@ def add_prefix(call: Call, keys: torch.Tensor, values: torch.Tensor) -> None:
     count, length, total = keys.shape[1], call.query.shape[2], call.key.shape[2]
     batch = call.key.shape[0]
     mask = call.mask
-    if mask is not None and not isinstance(mask, torch.Tensor):
+    if is_block_mask(mask):
+        mask = with_prefix(mask, count)
+    elif mask is not None and not isinstance(mask, torch.Tensor):
         raise InterventionError(f"kv_prefix cannot extend the {type(mask).__name__} of {call.implementation} attention")
-    if mask is None and call.causal and length > 1 and not call.fused:
+    elif mask is None and call.causal and length > 1 and not call.fused:
         mask = torch.ones(length, total, dtype=torch.bool, device=call.key.device).tril(total - length)[None, None]
-    if mask is not None:
+    if isinstance(mask, torch.Tensor):
         visible = 1 if mask.dtype == torch.bool or mask.ndim == 2 else 0
         mask = pad(mask[..., :total] if mask.ndim == 4 else mask, (count, 0), value=visible)
     call.mask = mask
