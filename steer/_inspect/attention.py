@@ -19,6 +19,8 @@ class Mixers:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.probes: dict[Any, Probe | None] = {}
+        self.shared: dict[Any, Any] = {}
+        self.notes: list[str] = []
 
     def softmax(self, path: str, states: tuple[str, ...], block: Block) -> tuple[Attention, bool]:
         """The attention at `path`, and whether its keys come from another tower alone."""
@@ -27,20 +29,25 @@ class Mixers:
             return _multihead(path, module), False
         key = (_build_of(module), states)
         if key not in self.probes:
-            self.probes[key] = probe(module, states) or (probe(module, ()) if states else None)
+            self.probes[key] = self._probe(module, states)
         found = self.probes[key]
         outer = self.model.get_submodule(path.rpartition(".")[0])
         if found is None:
             return _from_settings(path, module, outer, block), bool(states)
         return _from_probe(path, module, outer, block, found), _is_cross(found, states)
 
+    def _probe(self, module: nn.Module, states: tuple[str, ...]) -> Probe | None:
+        found = probe(module, states, self.shared)
+        return probe(module, (), self.shared) if found is None and states else found
+
     def other(self, path: str, kind: str) -> Attention:
         """A mixer without softmax; sizes where its structure tells them."""
         module = self.model.get_submodule(path)
         names = [name for name, child in module.named_modules() if linear_sizes(child)]
-        out = next((name for name in reversed(names) if "out" in name or name.startswith("o_")), None)
+        sizes = {name: linear_sizes(module.get_submodule(name)) for name in names}
+        out = _last_out(sizes, module)
         heads = _recurrent_heads(module)
-        value = linear_sizes(module.get_submodule(out))[0] // heads if out and heads else None  # type: ignore[index]
+        value = sizes[out][0] // heads if out and heads else None  # type: ignore[index]
         own = settings(module)
         key = next((own[name] for name in ("head_k_dim", "head_dim", "ssm_state_size") if name in own), None)
         return Attention(
@@ -76,9 +83,17 @@ def _multihead(path: str, module: nn.MultiheadAttention) -> Attention:
 def _from_probe(path: str, module: nn.Module, outer: nn.Module, block: Block, found: Probe) -> Attention:
     call, out_proj = _choose(path, module, outer, block, found)
     heads, kv_heads, head_dim, value_dim = sizes_of(call)
+    leaves = linear_sizes(block_module(block, out_proj))[0] if out_proj else heads * value_dim  # type: ignore[index]
+    if heads * value_dim != leaves == heads * call.v[-2]:  # attention over channels: its "tokens" are the features
+        return Attention("softmax", path, heads, kv_heads, None, call.v[-2], out_proj, call.registry)
     projections = [_projection(path, module, call, index, count * width) for index, count, width in (
         (0, heads, head_dim), (1, kv_heads, head_dim), (2, kv_heads, value_dim))]
     return Attention("softmax", path, heads, kv_heads, head_dim, value_dim, out_proj, call.registry, *projections)
+
+
+def block_module(block: Block, path: str) -> nn.Module:
+    """The module at `path`, which lies in the block."""
+    return block.module.get_submodule(path[len(block.path) :].strip("."))
 
 
 def sizes_of(call: Call) -> tuple[int, int, int, int]:
@@ -98,6 +113,10 @@ def _choose(path: str, module: nn.Module, outer: nn.Module, block: Block, found:
         out = _outside(path, outer, block, call.q[-3] * call.v[-1])
         if out is not None:
             return call, out
+    for call in calls:
+        inside = [f"{path}.{name}" for name in found.after if linear_sizes(module.get_submodule(name))[0] == call.q[-3] * call.v[-2]]  # type: ignore[index]
+        if inside:
+            return call, inside[0]
     return calls[0], None
 
 
@@ -122,6 +141,16 @@ def _projection(path: str, module: nn.Module, call: Call, index: int, features: 
     if sizes is not None and sizes[1] == features:
         return Projection(f"{path}.{names[0]}")
     return None
+
+
+def _last_out(sizes: dict[str, Any], module: nn.Module) -> str | None:
+    """The projection that leads back to the width that came in: no other layer takes what it gives."""
+    ins = {size[0] for size in sizes.values()}
+    outs = {size[1] for size in sizes.values()}
+    widths = [size[0] for size in sizes.values() if size[0] in outs]
+    names = [name for name, size in sizes.items() if size[1] in widths and ("out" in name or name.startswith("o"))]
+    names = names or [name for name, size in sizes.items() if size[1] in ins & set(widths)]
+    return names[-1] if names else None
 
 
 def _recurrent_heads(module: nn.Module) -> int | None:

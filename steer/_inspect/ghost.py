@@ -93,13 +93,17 @@ class Follow(TorchFunctionMode):
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self.trace = trace
-        self.product: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self.products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.scores: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == "__bool__":  # a meta tensor has no values: let conditions on masks hold
+            return True
         given = list(_tensors((args, tuple(kwargs.values()))))
+        if name in ("to", "type_as", "view_as", "expand_as", "reshape_as"):  # the second lends its form only
+            given = given[:1]
         if name == "scaled_dot_product_attention":
             out = given[0].new_empty((*given[0].shape[:-1], given[2].shape[-1]))
             self.trace.attended(*given[:3], registry=False)
@@ -109,16 +113,23 @@ class Follow(TorchFunctionMode):
         new_roots: Tags = frozenset().union(*(roots(tensor) for tensor in given))
         if name in ("matmul", "bmm", "einsum", "__matmul__", "baddbmm", "linear") and len(given) >= 2:
             new_roots |= self._product(given[-2], given[-1], out)
-        if name == "softmax" and self.product is not None and isinstance(out, torch.Tensor) and out.dim() >= 3:
-            self.scores = self.product[:2]
+        if name == "softmax" and isinstance(out, torch.Tensor) and (scores := self._scores_of(out)) is not None:
+            self.scores = scores
             new_roots |= {"probabilities"}
         for tensor in _tensors((out,)):
             mark(tensor, new_tags, new_roots)
         return out
 
+    def _scores_of(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The q and k whose product has become these attention weights."""
+        for left, right, out in reversed(self.products):
+            if out.dim() >= 3 and out.shape[-2:] == weights.shape[-2:] and out.numel() == weights.numel():
+                return left, right
+        return None
+
     def _product(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Tags:
         if self.scores is None:
-            self.product = (left, right, out)
+            self.products.append((left, right, out))
             return frozenset()
         weighted = right if "probabilities" in roots(left) else left if "probabilities" in roots(right) else None
         if weighted is None:
@@ -167,6 +178,7 @@ def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def probing(trace: Trace, config_for: dict[int, Any]) -> Iterator[None]:
     """Send the ghosts' attention to the trace through a key of the registry that exists only inside this context."""
+    from torch.fx.experimental import _config
     from transformers.modeling_utils import AttentionInterface
 
     key = f"steer_probe_{next(_KEYS)}"
@@ -180,7 +192,7 @@ def probing(trace: Trace, config_for: dict[int, Any]) -> Iterator[None]:
         config._attn_implementation_internal = key
     AttentionInterface._global_mapping[key] = attention
     try:
-        with Follow(trace), torch.no_grad():
+        with _config.patch(meta_nonzero_assume_all_nonzero=True), Follow(trace), torch.no_grad():
             yield
     finally:
         del AttentionInterface._global_mapping[key]

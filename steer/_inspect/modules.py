@@ -111,5 +111,6 @@ def recurrence(module: nn.Module) -> str | None:
     names = {name for name, _ in module.named_parameters(recurse=False)}
     inner = {name for child in module.children() for name, _ in child.named_parameters(recurse=False)}
     if (names | inner) & set(RECURRENT):
-        return "ssm" if "D" in names else "linear"
+        holds = any(linear_sizes(child) for child in module.children())
+        return None if not holds else "ssm" if "D" in names else "linear"
     return "conv" if any(is_depthwise(child) for child in module.children()) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import re
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from .ghost import Call, Trace, ghost, mark, probing
-from .modules import linear_sizes, settings
+from .modules import forward_of, linear_sizes, settings, uses_registry
 
 TOKENS, STATES = 7, 5  # lengths of the sequence and of another tower's states: primes that no head count divides into
 _STATES = re.compile(r"states|hidden|context|memory|media|latent|features|encoder|key|value|source|kv|^query")
@@ -35,38 +36,44 @@ def states_parameters(module: nn.Module) -> list[str]:
     return [name for name in names if _STATES.search(name) and not _NOT_STATES.search(name)]
 
 
-def probe(module: nn.Module, states: tuple[str, ...] = ()) -> Probe | None:
+def probe(module: nn.Module, states: tuple[str, ...] = (), shared: dict[Any, Any] | None = None) -> Probe | None:
     """What the attention function of `module` receives, or None where no guess at its arguments runs.
 
     Args:
         module: the attention module, on any device.
         states: parameters of its forward that are given another tower's states.
+        shared: what earlier layers left for later ones (keys and values that several layers use); written to.
     """
     widths = [sizes for child in module.modules() if (sizes := linear_sizes(child))]
-    for arguments in _guesses(module, states, widths):
-        trace: Trace = Trace()
-        configs: dict[int, Any] = {}
-        twin = ghost(module, trace, configs)
-        try:
-            with probing(trace, configs):
-                type(twin).forward(twin, **arguments)
-        except Exception:  # a wrong guess may fail in any way; a run that got as far as the attention call is enough
-            if not trace.calls:
-                continue
-        if trace.calls:
-            return Probe(tuple(trace.calls), tuple(trace.after))
+    registry = uses_registry(module)
+    trace: Trace = Trace()
+    configs: dict[int, Any] = {}
+    twin = ghost(module, trace, configs)
+    for arguments in _guesses(module, states, widths, {} if shared is None else shared):
+        trace.calls.clear()
+        trace.after.clear()
+        with contextlib.suppress(Exception), probing(trace, configs):  # a wrong guess may fail in any way
+            type(twin).forward(twin, **arguments)
+        calls = [call for call in trace.calls if call.registry] if registry else trace.calls
+        if calls:  # far enough, whatever happened after the attention function
+            return Probe(tuple(calls), tuple(trace.after))
     return None
 
 
 def _parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
-    from .modules import forward_of
-
-    parameters = inspect.signature(forward_of(module)).parameters
+    """What the forward takes by name, and what it looks for by name among its other arguments."""
+    forward = forward_of(module)
+    parameters = inspect.signature(forward).parameters
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name: value for name, value in parameters.items() if name != "self" and value.kind not in kinds}
+    named = {name: value for name, value in parameters.items() if name != "self" and value.kind not in kinds}
+    if "position_ids" in forward.__code__.co_consts:
+        named.setdefault("position_ids", inspect.Parameter("position_ids", inspect.Parameter.KEYWORD_ONLY))
+    return named
 
 
-def _guesses(module: nn.Module, states: tuple[str, ...], widths: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _guesses(
+    module: nn.Module, states: tuple[str, ...], widths: list[tuple[int, int]], shared: dict[Any, Any]
+) -> Iterator[dict[str, Any]]:
     """Arguments for the forward, likeliest first."""
     parameters = _parameters(module)
     ins = list(dict.fromkeys(size[0] for size in widths))
@@ -74,59 +81,85 @@ def _guesses(module: nn.Module, states: tuple[str, ...], widths: list[tuple[int,
     own = list(dict.fromkeys(width for width in ins[:2] + ins[-1:]))
     own.sort(key=lambda width: width not in outs)  # what comes in also goes out
     rotary = [None] if not any(_ROTARY.search(name) for name in parameters) else list(_rotaries(module))
-    for width, shape, angles in itertools.product(own, _shapes(), rotary):
-        for other in ins if states else [width]:
-            yield {
-                name: value
-                for position, (name, parameter) in enumerate(parameters.items())
-                if (value := _value(name, parameter, position, width, other, shape, angles, states)) is not _SKIP
-            }
+    others = ins if states else [0]
+    given = [states, *([(name,) for name in states] if len(states) > 1 else [])]
+    masks = [None, *_masks()] if any("mask" in name for name in parameters) else [None]
+    for width, shape, angles, mask, other, some in itertools.product(own, _SHAPES, rotary, masks, others, given):
+        absent = set(states) - set(some)
+        guess = _Guess(width, other, shape, angles, mask, some, absent, shared)
+        values = {name: guess.value(position, value) for position, (name, value) in enumerate(parameters.items())}
+        yield {name: value for name, value in values.items() if value is not _SKIP}
 
 
-def _shapes() -> list[tuple[int, ...]]:
-    return [(1, TOKENS), (TOKENS,), (1, 1, TOKENS)]
-
-
+_SHAPES = [(1, TOKENS), (TOKENS,), (1, 2, TOKENS)]
 _SKIP = object()
 
 
-def _value(name, parameter, position, width, other, shape, angles, states):  # type: ignore[no-untyped-def]
-    """A value for one parameter of an attention forward."""
-    if position == 0:
-        return mark(torch.empty(*shape, width, device="meta"), frozenset(), frozenset({"own"}))
-    if name in states:
-        return mark(torch.empty(1, STATES, other, device="meta"), frozenset(), frozenset({"states"}))
-    if _ROTARY.search(name) and angles is not None:
-        return angles[0] if name == "cos" else angles[1] if name == "sin" else angles
-    if "cu_seqlens" in name:
-        return torch.tensor([0, TOKENS], dtype=torch.int32)
-    if "max_seqlen" in name:
-        return TOKENS
-    if "position_ids" in name or name == "positions":
-        return torch.arange(TOKENS, device="meta")[None]
-    if parameter.default is not inspect.Parameter.empty:
-        return _SKIP
-    if "mask" in name or "past" in name or "cache" in name:
-        return None
-    if _STATES.search(name) and not _NOT_STATES.search(name):
-        return mark(torch.empty(*shape, width, device="meta"), frozenset(), frozenset({"own"}))
-    if parameter.annotation in (bool, "bool"):
-        return False
-    return None
+def _masks() -> list[torch.Tensor]:
+    shapes = [(1, 1, TOKENS, TOKENS), (1, TOKENS), (1, 2 * TOKENS)]
+    return [torch.ones(shape, dtype=torch.bool, device="meta") for shape in shapes]
+
+
+@dataclass
+class _Guess:
+    """One guess at the sizes and layouts of an attention forward's arguments."""
+
+    width: int
+    other: int
+    shape: tuple[int, ...]
+    angles: Any
+    mask: torch.Tensor | None
+    states: tuple[str, ...]
+    absent: set[str]
+    shared: dict[Any, Any]
+
+    def value(self, position: int, parameter: inspect.Parameter) -> Any:
+        """A value for the parameter, or _SKIP to leave it at its default."""
+        name, optional = parameter.name, parameter.default is not inspect.Parameter.empty
+        if position == 0:
+            return self._tensor("own", self.width, self.shape)
+        if name in self.states:
+            return self._tensor("states", self.other, (1, STATES))
+        if name in self.absent:
+            return None
+        if _ROTARY.search(name) and self.angles is not None:
+            return self.angles[0] if name == "cos" else self.angles[1] if name == "sin" else self.angles
+        if "cu_seqlens" in name:
+            return torch.tensor([0, TOKENS], dtype=torch.int32)
+        if "max_seqlen" in name:
+            return TOKENS
+        if "position_ids" in name or name == "positions":
+            return torch.arange(TOKENS, device="meta")[None]
+        if "shared" in name:
+            return self.shared
+        if "indices" in name:
+            return torch.zeros(1, TOKENS, TOKENS, dtype=torch.long, device="meta")
+        if "mask" in name and (self.mask is not None or not optional):
+            of_states = _STATES.search(name) and not name.startswith("query")
+            among_states = self.mask is not None and self.mask.dim() == 2 and of_states
+            return self.mask.new_zeros(1, STATES) if among_states else self.mask
+        if optional:
+            return _SKIP
+        if _STATES.search(name) and not _NOT_STATES.search(name):
+            return self._tensor("own", self.width, self.shape)
+        return False if parameter.annotation in (bool, "bool") else None
+
+    def _tensor(self, root: str, width: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return mark(torch.empty(*shape, width, device="meta"), frozenset(), frozenset({root}))
 
 
 def _rotaries(module: nn.Module) -> Iterator[Any]:
     """Rotary angles in the layouts that attention modules take, for every width that can be a head's."""
     own = settings(module)
     config = next((value for value in vars(module).values() if hasattr(value, "to_dict")), None)
-    named = {**{key: value for key, value in vars(config or object).items() if type(value) is int}, **own} if config else own
-    dims = [value for key, value in named.items() if re.search(r"rope|rotary", key) and 1 < value < 4096]
-    dims += [value for key, value in named.items() if re.search(r"head.*(dim|size)|^d_?k?v?$", key) and 1 < value < 4096]
+    named = own | {key: value for key, value in (vars(config) if config else {}).items() if type(value) is int and key not in own}
+    turned = [value for key, value in named.items() if re.search(r"rope|rotary", key) and 1 < value < 4096]
+    dims = [value for key, value in named.items() if re.search(r"head.*(dim|size)|^d_?k?v?$", key) and 1 < value < 4096]
     heads = [value for key, value in named.items() if re.search(r"head", key) and "dim" not in key and value]
     sizes = [size for child in module.modules() if (size := linear_sizes(child))]
     dims += [out // count for _, out in sizes[:3] for count in heads if out % count == 0]
-    rotated = [int(dim * factor) for dim in dims for factor in _factors(config)]
-    for dim in list(dict.fromkeys(rotated + dims)):
+    turned += [int(dim * factor) for dim in dims for factor in _factors(config)]
+    for dim in dict.fromkeys(turned + dims):
         for last in (dim, dim // 2):
             for shape in ((1, TOKENS, last), (TOKENS, last), (1, 1, TOKENS, last), (3, 1, TOKENS, last)):
                 yield torch.empty(shape, device="meta"), torch.empty(shape, device="meta")

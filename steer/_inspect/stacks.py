@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -28,10 +29,36 @@ class Stack:
 
 
 def find_stacks(model: nn.Module) -> list[Stack]:
-    """Every run of repeated blocks that mix tokens (or, failing that, only channels), outermost lists first."""
+    """Every list of repeated blocks that mix tokens, and the lists of a tower that only mixes channels."""
     found: list[Stack] = []
     _search(model, "", found)
+    for path, module in model.named_modules():
+        if path and _is_bare_tower(module) and not any(_touch(path, stack.path) for stack in found):
+            lists = [(name, child) for name, child in module.named_children() if is_list(child) and len(child) > 1]
+            for name, child in lists[:1]:
+                below = f"{path}.{name}"
+                found.append(Stack(below, [Block(f"{below}.{key}", block) for key, block in child.named_children()]))
     return found
+
+
+def loose_mixers(model: nn.Module, stacks: list[Stack]) -> list[str]:
+    """Attention that belongs to no layer, such as a pooling head."""
+    whole = Block("", model)
+    held = {id(block.module) for stack in stacks for block in stack.blocks}
+    for name, child in model.named_children():
+        _mixers(child, name, whole, held)
+    return whole.softmax
+
+
+def _is_bare_tower(module: nn.Module) -> bool:
+    """A part of a model that takes pictures or sound in by itself."""
+    modalities = getattr(type(module), "input_modalities", None) or ()
+    named = {modalities} if isinstance(modalities, str) else set(modalities)
+    return bool(named) and named <= {"image", "video", "audio"} and not isinstance(module, (nn.ModuleList, nn.Sequential))
+
+
+def _touch(path: str, other: str) -> bool:
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 
 def _search(module: nn.Module, path: str, found: list[Stack]) -> None:
@@ -39,15 +66,10 @@ def _search(module: nn.Module, path: str, found: list[Stack]) -> None:
         below = f"{path}.{name}" if path else name
         if is_list(child) and len(child):
             blocks = [block for key, element in child.named_children() for block in _blocks(element, f"{below}.{key}")]
-            if blocks and _repeats(child, blocks):
+            if any(block.softmax or block.other for block in blocks):
                 found.append(Stack(below, blocks))
                 continue
         _search(child, below, found)
-
-
-def _repeats(container: nn.Module, blocks: list[Block]) -> bool:
-    """Whether these are a stack and not, say, the two halves of one projector."""
-    return any(block.softmax or block.other for block in blocks)
 
 
 def _blocks(element: nn.Module, path: str) -> list[Block]:
@@ -84,21 +106,23 @@ def _is_block(module: nn.Module) -> bool:
     return len(outside) >= 2
 
 
-def _mixers(module: nn.Module, path: str, block: Block) -> None:
-    """Collect the outermost mixers at and below `module`."""
-    if linear_sizes(module) is not None or is_plain(module):
+def _mixers(module: nn.Module, path: str, block: Block, skip: Collection[int] = ()) -> None:
+    """Collect the outermost mixers at and below `module`, except in the modules to skip."""
+    if id(module) in skip or linear_sizes(module) is not None or is_plain(module):
         return
     if not is_list(module) and attends(module):
         block.softmax.append(path)
         return
     kind = None if is_list(module) else recurrence(module)
-    if kind in ("ssm", "linear") or (kind == "conv" and _only_convolves(module)):
+    if kind in ("ssm", "linear"):
         block.other.append((path, kind))
         return
+    if kind == "conv" and _only_convolves(module):
+        inner = next(name for name, child in module.named_children() if is_depthwise(child))
+        block.other.append((f"{path}.{inner}" if module is block.module else path, kind))
+        return
     for name, child in module.named_children():
-        if is_depthwise(child) and not block.softmax:
-            continue
-        _mixers(child, f"{path}.{name}", block)
+        _mixers(child, f"{path}.{name}", block, skip)
 
 
 def _only_convolves(module: nn.Module) -> bool:

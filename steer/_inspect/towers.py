@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from torch import nn
 
-from .stacks import Block, Stack
+from ..model_map import Layer
 
-_SEES = ("patch_size", "image_size", "num_channels", "in_channels", "spatial_merge_size")
-_HEARS = ("num_mel_bins", "mel_bins", "n_mels", "audio_channels", "feature_size")
+_SEES = re.compile(r"patch|^image_size|^num_channels|^in_channels|^in_chans")
+_HEARS = re.compile(r"^(num_)?mel_bins|^n_mels|^num_mel|audio_channels|^feature_size$|^sampling_rate$")
+_ORDER = ["text", "vision", "audio", "text_encoder", "connector"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
-    """Blocks that make one tower, and the path of the module that holds them."""
+    """Layers that make one tower, what they are, and the path of the module that holds them."""
 
     kind: str
     path: str
-    blocks: list[Block]
+    width: int
+    layers: tuple[Layer, ...]
 
 
-def group_stacks(model: nn.Module, stacks: list[Stack]) -> list[Group]:
-    """Towers in the order text, vision, audio, text_encoder, connector."""
-    kinds = [_reads(model, stack, stacks) for stack in stacks]
-    writer = _writer(model, stacks, kinds)
-    named = []
-    for position, (stack, kind) in enumerate(zip(stacks, kinds)):
-        crosses = kind in ("tokens", None) and position != writer
-        name = "text" if position == writer else {"tokens": "text_encoder", None: "connector"}.get(kind, kind)
-        named.append(Group(name, stack.path, stack.blocks))
-    order = ["text", "vision", "audio", "text_encoder", "connector"]
-    return sorted(_merge(model, named), key=lambda group: order.index(group.kind))
+def name_groups(model: nn.Module, groups: list[Group]) -> list[Group]:
+    """The same groups with their kinds, merged where two lists make one tower; text first."""
+    paths = [group.path for group in groups]
+    reads = [_reads(model, path, paths) for path in paths]
+    writer = _writer(model, groups, reads)
+    named = [
+        replace(group, kind="text" if position == writer else _kind(model, group, reads[position], paths))
+        for position, group in enumerate(groups)
+    ]
+    if writer is not None:
+        named = _interleave(named, named[writer])
+    return sorted(_merge(named), key=lambda group: _ORDER.index(group.kind))
+
+
+def _kind(model: nn.Module, group: Group, reads: str | None, paths: list[str]) -> str:
+    """The kind of a stack that does not write the tokens."""
+    if reads in ("vision", "audio"):
+        return reads
+    crosses = any(layer.cross_attention is not None for layer in group.layers)
+    return "text_encoder" if reads == "tokens" and not crosses and _embeds(model, group.path, paths) else "connector"
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -43,45 +56,68 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
-def _reads(model: nn.Module, stack: Stack, stacks: list[Stack]) -> str | None:
-    """`tokens`, `vision` or `audio`: from the nearest config, else from what embeds the input; None for neither."""
-    for path in _ancestors(stack.path):
-        owner = model.get_submodule(path) if path else model
-        others = [other.path for other in stacks if other is not stack and _holds(path, other.path)]
-        config = getattr(owner, "config", None)
-        seen = _reads_config(config) if config is not None else None
-        if seen is None and not others:
-            seen = _reads_modules(owner, path, stacks)
-        if seen is not None or (others and config is not None):
-            return seen
-    return None
-
-
 def _holds(path: str, other: str) -> bool:
     return not path or other == path or other.startswith(f"{path}.")
 
 
-def _reads_config(config: Any) -> str | None:
-    nested = getattr(config, "sub_configs", None)
-    if not nested and any(getattr(config, name, None) is not None for name in _HEARS):
-        return "audio"
-    if not nested and any(getattr(config, name, None) is not None for name in _SEES):
+def _owners(model: nn.Module, path: str, paths: list[str]) -> Iterator[tuple[str, nn.Module, bool]]:
+    """What holds a stack, nearest first: path, module, and whether it holds no other stack."""
+    for above in _ancestors(path):
+        alone = not any(other != path and _holds(above, other) for other in paths)
+        yield above, model.get_submodule(above), alone
+
+
+def _reads(model: nn.Module, path: str, paths: list[str]) -> str | None:
+    """`tokens`, `vision` or `audio`, by what the nearest holder says of itself, else by what embeds its input."""
+    for _, owner, alone in _owners(model, path, paths):
+        if owner is model and not alone:
+            break
+        says = _by_modality(owner) if alone else None
+        says = says or _by_config(owner)
+        if says is not None:
+            return says
+        if alone and (seen := _by_modules(owner, paths)) is not None:
+            return seen
+    return "tokens" if getattr(getattr(model, "config", None), "vocab_size", None) else None
+
+
+def _by_modality(owner: nn.Module) -> str | None:
+    """transformers' own word for what a module takes in."""
+    modalities = getattr(type(owner), "input_modalities", None)
+    named = {modalities} if isinstance(modalities, str) else set(modalities or ())
+    if named and named <= {"image", "video"}:
         return "vision"
-    return "tokens" if getattr(config, "vocab_size", None) else None
+    return "audio" if named == {"audio"} else None
 
 
-def _outside_stacks(owner: nn.Module, path: str, stacks: list[Stack]) -> Iterator[nn.Module]:
-    held = {id(block.module) for stack in stacks for block in stack.blocks}
+def _by_config(owner: nn.Module) -> str | None:
+    config = getattr(owner, "config", None)
+    if config is None or getattr(config, "sub_configs", None):
+        return None
+    names = [key for key, value in vars(config).items() if value is not None]
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary and any(
+        isinstance(module, nn.Embedding) and module.num_embeddings >= vocabulary for module in owner.modules()
+    ):
+        return "tokens"
+    if any(_HEARS.search(name) for name in names):
+        return "audio"
+    if any(_SEES.search(name) for name in names):
+        return None if vocabulary and getattr(config, "is_encoder_decoder", False) else "vision"
+    return "tokens" if vocabulary else None
+
+
+def _beside_stacks(owner: nn.Module) -> Iterator[nn.Module]:
+    """Modules of a holder outside its lists of blocks."""
     waiting = [owner]
     while waiting:
         module = waiting.pop()
-        if id(module) not in held:
-            yield module
-            waiting.extend(module.children())
+        yield module
+        waiting.extend(child for child in module.children() if not isinstance(child, nn.ModuleList))
 
 
-def _reads_modules(owner: nn.Module, path: str, stacks: list[Stack]) -> str | None:
-    modules = list(_outside_stacks(owner, path, stacks))
+def _by_modules(owner: nn.Module, paths: list[str]) -> str | None:
+    modules = list(_beside_stacks(owner))
     if any(isinstance(module, (nn.Conv2d, nn.Conv3d)) for module in modules):
         return "vision"
     if any(isinstance(module, nn.Conv1d) for module in modules):
@@ -89,57 +125,71 @@ def _reads_modules(owner: nn.Module, path: str, stacks: list[Stack]) -> str | No
     return "tokens" if any(isinstance(module, nn.Embedding) for module in modules) else None
 
 
-def _writer(model: nn.Module, stacks: list[Stack], kinds: list[str | None]) -> int | None:
+def _embeds(model: nn.Module, path: str, paths: list[str]) -> bool:
+    """Whether a holder of this stack alone embeds tokens."""
+    return any(
+        isinstance(module, nn.Embedding)
+        for _, owner, alone in _owners(model, path, paths)
+        if alone
+        for module in _beside_stacks(owner)
+    )
+
+
+def _writer(model: nn.Module, groups: list[Group], reads: list[str | None]) -> int | None:
     """The stack that writes the tokens, or, in a model of two streams, the one that reads them."""
-    readers = [position for position, kind in enumerate(kinds) if kind == "tokens"]
+    paths = [group.path for group in groups]
+    readers = [position for position, kind in enumerate(reads) if kind == "tokens"]
     if not readers:
         return None
-    decoder = _part(model, "get_decoder")
-    names = {id(module): name for name, module in model.named_modules()}
-    path = names.get(id(decoder), "") if decoder is not None else ""
-    inside = [position for position in readers if path and _holds(path, stacks[position].path)]
-    return max(inside or readers, key=lambda position: (_cross(stacks[position]), len(stacks[position].blocks)))
+    decoder = _decoder_path(model)
+    inside = [position for position in readers if decoder and _holds(decoder, paths[position])]
+    embedding = [position for position in readers if _embeds(model, paths[position], paths)]
+
+    def rank(position: int) -> tuple[bool, int]:
+        layers = groups[position].layers
+        both = any(layer.attention is not None and layer.cross_attention is not None for layer in layers)
+        return both and bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)), len(layers)
+
+    return max(inside or embedding or readers, key=rank)
 
 
-def _cross(stack: Stack) -> int:
-    return max(len(block.softmax) for block in stack.blocks)
-
-
-def _part(model: nn.Module, getter: str) -> nn.Module | None:
+def _decoder_path(model: nn.Module) -> str:
     try:
-        return getattr(model, getter)()
+        decoder = model.get_decoder()  # type: ignore[operator]
     except Exception:  # models answer with whatever error they like when they have no such part
-        return None
+        return ""
+    return next((name for name, module in model.named_modules() if module is decoder), "")
 
 
-def _merge(model: nn.Module, groups: list[Group]) -> list[Group]:
-    """Stacks of one kind and width that share a holder with nothing else in it are one tower."""
+def _interleave(groups: list[Group], text: Group) -> list[Group]:
+    """Cross-attention blocks in a list beside the decoder's run between its blocks: one tower, in running order."""
+    holder = text.path.rpartition(".")[0]
+    for group in groups:
+        only_cross = all(layer.attention is None and layer.cross_attention is not None for layer in group.layers)
+        if group is text or not only_cross or group.path.rpartition(".")[0] != holder:
+            continue
+        every = max(1, len(text.layers) // len(group.layers))
+        runs = [text.layers[start : start + every] for start in range(0, len(text.layers), every)]
+        pairs = zip_longest(group.layers, runs, fillvalue=())
+        layers = [layer for cross, run in pairs for layer in ([cross] if isinstance(cross, Layer) else []) + list(run)]
+        merged = replace(text, path=holder, layers=tuple(layers))
+        return [merged if other is text else other for other in groups if other is not group]
+    return groups
+
+
+def _merge(groups: list[Group]) -> list[Group]:
+    """Stacks of one kind and width whose common holder holds nothing of another kind are one tower."""
     merged: list[Group] = []
     for group in groups:
-        partner = next((other for other in merged if _one_tower(model, other, group, groups)), None)
-        if partner is None:
-            merged.append(group)
+        for position, other in enumerate(merged):
+            holder = _common(other.path, group.path)
+            strangers = any(_holds(holder, third.path) and third.kind != group.kind for third in groups)
+            if holder and not strangers and (other.kind, other.width) == (group.kind, group.width):
+                merged[position] = replace(other, path=holder, layers=other.layers + group.layers)
+                break
         else:
-            merged[merged.index(partner)] = Group(group.kind, _common(partner.path, group.path), _in_order(partner, group))
+            merged.append(group)
     return merged
-
-
-def _one_tower(model: nn.Module, one: Group, other: Group, groups: list[Group]) -> bool:
-    if one.kind != other.kind or _size(one.blocks[0]) != _size(other.blocks[0]):
-        return False
-    holder = _common(one.path, other.path)
-    if any(_holds(holder, group.path) and group.kind != one.kind for group in groups):
-        return False
-    return bool(holder) and not any(hasattr(model.get_submodule(part), "config") for part in _between(holder, one, other))
-
-
-def _between(holder: str, *groups: Group) -> list[str]:
-    """Modules below the common holder that hold one of the stacks and could be towers of their own."""
-    found = []
-    for group in groups:
-        inner = [path for path in _ancestors(group.path) if path != holder and _holds(holder, path)]
-        found += inner
-    return found
 
 
 def _common(one: str, other: str) -> str:
@@ -149,11 +199,3 @@ def _common(one: str, other: str) -> str:
             break
         parts.append(left)
     return ".".join(parts)
-
-
-def _size(block: Block) -> int:
-    return max((parameter.shape[0] for parameter in block.module.parameters() if parameter.dim() == 1), default=0)
-
-
-def _in_order(one: Group, other: Group) -> list[Block]:
-    return one.blocks + other.blocks

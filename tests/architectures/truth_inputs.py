@@ -103,8 +103,10 @@ def guesses(module: nn.Module) -> Iterator[dict[str, Any]]:
     if "inputs_embeds" in known and "input_ids" in known:
         known.remove("inputs_embeds")
     if "input_ids" in known:
-        tokens = [name for name in known if name in ("input_ids", "decoder_input_ids", "encoder_hidden_states", "cross_attention_states", "bbox")]
-        yield {name: options[name][0] for name in tokens}
+        alone = [name for name in known if name in ("input_ids", "decoder_input_ids", "bbox")]
+        crossed = [name for name in known if name in ("encoder_hidden_states", "cross_attention_states")]
+        for tokens in (alone + crossed, alone):
+            yield {name: options[name][0] for name in tokens}
     for values in itertools.islice(itertools.product(*(options[name] for name in known)), 100):
         yield {name: value for name, value in zip(known, values) if value is not None}
 
@@ -150,7 +152,8 @@ CALLS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
             "input_ids": ints(1, TOKENS),
             "image_encoder_embeddings": floats(1, 1, 9, 768),
             "image_attention_mask": torch.ones(1, TOKENS, 1),
-        }
+        },
+        "model.vision_model": lambda: {"pixel_values": floats(1, 3, 224, 224)},
     },
     "Idefics2ForConditionalGeneration": {
         "model.connector.perceiver_resampler": lambda: {
