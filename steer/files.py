@@ -85,6 +85,12 @@ def write_folder(folder: str | os.PathLike[str], saved: SavedMethod, card: str) 
             os.replace(temporary, target / name)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or, whatever happens, as it was before."""
+    with _temporary(path.parent, path.name, data) as temporary:
+        os.replace(temporary, path)
+
+
 def read_folder(folder: str | os.PathLike[str]) -> SavedMethod:
     """Read and check the two files of a saved method. Nothing in them is executed or imported.
 
