@@ -1,4 +1,4 @@
-"""Every model class that steer must map, and how to build each at full size: the one table with per-architecture data."""
+"""Every model class that steer must map and how to build each at full size: the one table of per-architecture data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ MAPPINGS = (
 )
 
 # Classes with a tower that is a timm model.
-NEEDS_TIMM = ("FastVlmForConditionalGeneration", "Gemma3nForConditionalGeneration", "PerceptionLMForConditionalGeneration")
+NEEDS_TIMM = (
+    "FastVlmForConditionalGeneration",
+    "Gemma3nForConditionalGeneration",
+    "PerceptionLMForConditionalGeneration",
+)
 
 HALF_ROTARY = {
     "rope_type": "default",
@@ -106,8 +110,53 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 # What the generic shrinker and the generic inputs of the tests at tiny size cannot know: changes to the shrunk config,
 # and arguments of the forward.
 TINY: dict[str, dict[str, Any]] = {
+    "AlignModel": {
+        "config": {
+            "projection_dim": 80,
+            "vision_config": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 80},
+        }
+    },
+    "AriaForConditionalGeneration": {"config": {"projector_patch_to_query_dict": {16: 4}}},
+    "Blip2ForImageTextRetrieval": {"config": {"qformer_config": {"use_qformer_text_input": True}}},
+    "Emu3ForConditionalGeneration": {
+        "config": {
+            "image_token_id": 99,
+            # Every code of the quantised picture is a token of its own.
+            "vocabulary_map": {
+                "<image>": 99,
+                "<|extra_200|>": 98,
+                **{f"<|visual token {code:06}|>": code % 96 for code in range(128)},
+            },
+            "vq_config": {"hidden_size": 128},
+        }
+    },
+    "Granite4VisionForConditionalGeneration": {
+        "config": {
+            "deepstack_layer_map": [[-2, 1], [-1, 0]],
+            "spatial_target_layers": [1, 2],
+            "downsample_rate": "2/4",
+        }
+    },
     # With fewer layers than it has scales to plan for it asks scipy.
-    "InklingForConditionalGeneration": {"config": {"vision_config": {"num_hidden_layers": 40}}},
+    "InklingForConditionalGeneration": {"config": {"vision_config": {"n_layers": 5, "patch_size": 4}}},
+    # The last layer's output beside that of one layer between.
+    "MllamaForConditionalGeneration": {"config": {"vision_config": {"vision_output_dim": 128}}},
+    # Its pictures say for each token which patches it is made of.
+    "Molmo2ForConditionalGeneration": {
+        "config": {"vision_config": {"image_size": [56, 56], "num_position_embeddings": 16}},
+        "inputs": {
+            "pixel_values": torch.linspace(-2, 2, 16 * 588).sin().reshape(1, 16, 588),
+            "image_token_pooling": torch.arange(16).reshape(4, 4),
+            "image_grids": torch.tensor([[2, 2, 0, 0]]),
+            "image_num_crops": torch.tensor([1]),
+        },
+    },
+    # Four merged patches beside one another.
+    "MuseGlimmerForConditionalGeneration": {"config": {"out_hidden_size": 256}},
+    "MuseSparkForConditionalGeneration": {"config": {"out_hidden_size": 256}},
+    "PI0ForConditionalGeneration": {"inputs": {"state": torch.linspace(-1, 1, 32)[None]}},
+    "Qwen2_5OmniThinkerForConditionalGeneration": {"config": {"vision_start_token_id": 98}},
+    "Qwen3OmniMoeThinkerForConditionalGeneration": {"config": {"vision_start_token_id": 98}},
 }
 
 

@@ -84,6 +84,8 @@ def head_edit(cls: type[nn.Module], kind: str) -> Outcome:
     if not headed:
         return Outcome("skip", "no attention heads")
     reached = [tower for tower in headed if tower.name in this.reached]
+    if not reached and kind == "other":
+        return Outcome("skip", "not run by a picture")
     if not reached:
         return Outcome("fail", f"the inputs reach {sorted(this.reached)} only")
     verdicts = [verdict for tower in reached for verdict in judge(this, tower)]
@@ -121,7 +123,7 @@ def _by_shape(tower: Tower) -> dict[tuple[Any, ...], list[Layer]]:
 
 
 def _judge_shape(case: Case, tower: Tower, layers: list[Layer]) -> Verdict:
-    """The verdict on the first of these layers on which the outputs depend (many models drop their last vision layer)."""
+    """The verdict on the first of these layers on which the outputs depend: some models drop the last vision layer."""
     verdicts = []
     for layer in layers:
         verdicts.append(_judge_layer(case, tower, layer))
@@ -143,8 +145,7 @@ def _judge_layer(case: Case, tower: Tower, layer: Layer) -> Verdict:
     after = _run(case.model, case.inputs)
     same = len(after) == len(case.plain) and all(map(torch.equal, after, case.plain))
     where = f"{tower.name} layer {layer.index} head {head} of {attention.num_heads}"
-    # The first tensor is the result (logits or similarities); an effect that shows only in a by-product is none.
-    return Verdict(where, _distance(steered, edited), _distance(edited[:1], case.plain[:1]), same)
+    return Verdict(where, _distance(steered, edited), _distance(edited, case.plain), same)
 
 
 @contextmanager
@@ -170,7 +171,7 @@ def without_head(model: nn.Module, attention: Attention, head: int) -> Iterator[
 
 
 def _run(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Every floating tensor of the output, the result first; caches hold no result."""
+    """The results: logits, similarities and embeddings where the output has any, else every floating tensor."""
     torch.manual_seed(0)
     with torch.no_grad():
         return _tensors(model(**inputs))
@@ -180,9 +181,9 @@ def _tensors(output: Any) -> list[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         return [output] if output.is_floating_point() else []
     if isinstance(output, Mapping):
-        first = [name for name in ("logits", "logits_per_image", "logits_per_video") if name in output]
-        names = first + [name for name in output if name not in first and "past_key_values" not in name]
-        return [tensor for name in names for tensor in _tensors(output[name])]
+        results = [name for name in output if name.startswith("logits") or name.endswith("_embeds")]
+        rest = [name for name in output if name not in results and "past_key_values" not in name]
+        return [tensor for name in (results or rest) for tensor in _tensors(output[name])]
     if isinstance(output, list | tuple):
         return [tensor for value in output for tensor in _tensors(value)]
     return []
@@ -191,4 +192,6 @@ def _tensors(output: Any) -> list[torch.Tensor]:
 def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     if [x.shape for x in a] != [y.shape for y in b] or not a:
         return float("inf")
-    return max(float((x - y).abs().max() / y.abs().max().clamp_min(1.0)) for x, y in zip(a, b, strict=True) if y.numel())
+    return max(
+        float((x - y).abs().max() / y.abs().max().clamp_min(1.0)) for x, y in zip(a, b, strict=True) if y.numel()
+    )

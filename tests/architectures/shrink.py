@@ -84,12 +84,14 @@ def _layer_count(data: dict[str, Any]) -> int:
 def _indices(key: str, value: Any, count: int) -> bool:
     """Whether a list names layers by number."""
     numbers = isinstance(value, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
-    return bool(numbers and value and _INDICES.search(key) and 0 <= min(value) and max(value) < count)
+    return bool(numbers and value and _INDICES.search(key) and min(value) >= 0 and max(value) < count)
 
 
 def _kept_layers(data: dict[str, Any], count: int) -> list[int]:
     """Indices of the layers that stay: the first of each kind and at least three, in order."""
-    lists = [v for k, v in data.items() if isinstance(v, list | tuple) and len(v) == count and not _indices(k, v, count)]
+    lists = [
+        v for k, v in data.items() if isinstance(v, list | tuple) and len(v) == count and not _indices(k, v, count)
+    ]
     named = [value for key, value in data.items() if _indices(key, value, count)]
     apart = data.get("per_layer_config") or {}
     kinds = [
@@ -132,6 +134,8 @@ def _number(key: str, value: int, data: dict[str, Any], keep: list[int], ids: di
         return min(value, len(keep) or LAYERS)
     if _HEADS.match(key):
         return min(value, HEADS)
+    if key == "head_dim" and value == data.get("qk_rope_head_dim"):
+        return min(value, _ROTARY)
     if _HEAD_DIM.match(key):
         return min(value, HEAD_DIM)
     if _WIDTHS.match(key) and key != "patch_embed_hidden_size":  # a patch's pixels
@@ -165,9 +169,9 @@ def _other(key: str, value: int, data: dict[str, Any]) -> int:
         return (patch if _is_count(patch) else 16) * 4
     if "sliding_window" in key or "chunk_size" in key:
         return min(value, 16)
-    if key == "mm_tokens_per_image":
+    if key == "mm_tokens_per_image" or re.search(r"(query_num|query_tokens|_latents)$", key):
         return min(value, 4)
-    if key == "num_frames":
+    if key in ("num_frames", "n_groups"):
         return min(value, 2)
     if key in ("n_group", "topk_group", "first_k_dense_replace"):
         return min(value, 1)
@@ -194,7 +198,7 @@ def _sequence(key: str, value: list[Any], count: int, keep: list[int]) -> list[A
 def _scaled(key: str, value: list[int]) -> list[int]:
     """Widths and heads of stages keep their ratios; the largest is that of any other tower."""
     largest = max(value)
-    if _WIDTHS.match(key.removesuffix("s")) or key.endswith("channels"):
+    if _WIDTHS.match(key.removesuffix("s")) or key == "downsample_channels":
         return [max(8, item * WIDTH // largest) for item in value] if largest > WIDTH else value
     if _FEEDS.match(key):
         return [max(8, item * FEED // largest) for item in value]
