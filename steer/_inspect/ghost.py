@@ -70,8 +70,12 @@ class Trace:
 
     def attended(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, registry: bool) -> None:
         """Note one call; q, k (B, H, T, d) or (B*H, T, d), v likewise."""
-        sources = tuple(tags(tensor) | roots(tensor) for tensor in (q, k, v))
-        self.calls.append(Call(tuple(q.shape), tuple(k.shape), tuple(v.shape), sources, registry))  # type: ignore
+        sources = (tags(q) | roots(q), tags(k) | roots(k), tags(v) | roots(v))
+        shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
+        self.calls.append(Call(*shapes, sources, registry))
+        if q.dim() == 5:  # (B, H, blocks, T, d) or (B, blocks, H, T, d): the output projection will tell
+            moved = [(*shape[:1], *shape[2:3], *shape[1:2], *shape[3:]) for shape in shapes]
+            self.calls.append(Call(*moved, sources, registry))
 
 
 def tags(tensor: torch.Tensor) -> Tags:

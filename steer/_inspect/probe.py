@@ -18,7 +18,7 @@ from .modules import forward_of, linear_sizes, settings, uses_registry
 
 TOKENS, STATES = 7, 5  # lengths of the sequence and of another tower's states: primes that no head count divides into
 _STATES = re.compile(r"states|hidden|context|memory|media|latent|features|encoder|key|value|source|kv|^query")
-_NOT_STATES = re.compile(r"past|cache|mask|position|output|layer|dropout|length|bias|indices|topk|ids|shape|size|grid")
+_NOT_STATES = re.compile(r"past|shared|cache|mask|position|output|layer|dropout|length|bias|indices|topk|ids|shape|size|grid")
 _ROTARY = re.compile(r"position_embed|rotary|rope|freqs|^cos$|^sin$|^pos_emb")
 
 
@@ -52,9 +52,13 @@ def probe(module: nn.Module, states: tuple[str, ...] = (), shared: dict[Any, Any
     for arguments in _guesses(module, states, widths, {} if shared is None else shared):
         trace.calls.clear()
         trace.after.clear()
+        whole = False
         with contextlib.suppress(Exception), probing(trace, configs):  # a wrong guess may fail in any way
             type(twin).forward(twin, **arguments)
-        calls = [call for call in trace.calls if call.registry] if registry else trace.calls
+            whole = True
+        calls = [call for call in trace.calls if call.registry]
+        if not registry or (whole and not calls):  # some ask the registry in a way that never finds anything
+            calls = trace.calls
         if calls:  # far enough, whatever happened after the attention function
             return Probe(tuple(calls), tuple(trace.after))
     return None
@@ -84,9 +88,10 @@ def _guesses(
     others = ins if states else [0]
     given = [states, *([(name,) for name in states] if len(states) > 1 else [])]
     masks = [None, *_masks()] if any("mask" in name for name in parameters) else [None]
-    for width, shape, angles, mask, other, some in itertools.product(own, _SHAPES, rotary, masks, others, given):
-        absent = set(states) - set(some)
-        guess = _Guess(width, other, shape, angles, mask, some, absent, shared)
+    axes = [(), (2,)] if "position_ids" in parameters else [()]
+    choices = itertools.product(own, _SHAPES, rotary, masks, others, given, axes)
+    for width, shape, angles, mask, other, some, pair in choices:
+        guess = _Guess(width, other, shape, angles, mask, some, set(states) - set(some), pair, shared)
         values = {name: guess.value(position, value) for position, (name, value) in enumerate(parameters.items())}
         yield {name: value for name, value in values.items() if value is not _SKIP}
 
@@ -111,6 +116,7 @@ class _Guess:
     mask: torch.Tensor | None
     states: tuple[str, ...]
     absent: set[str]
+    pair: tuple[int, ...]
     shared: dict[Any, Any]
 
     def value(self, position: int, parameter: inspect.Parameter) -> Any:
@@ -129,7 +135,7 @@ class _Guess:
         if "max_seqlen" in name:
             return TOKENS
         if "position_ids" in name or name == "positions":
-            return torch.arange(TOKENS, device="meta")[None]
+            return torch.zeros(1, TOKENS, *self.pair, dtype=torch.long, device="meta")
         if "shared" in name:
             return self.shared
         if "indices" in name:
@@ -166,6 +172,8 @@ def _rotaries(module: nn.Module) -> Iterator[Any]:
         yield torch.empty(1, TOKENS, dim // 2, dtype=torch.complex64, device="meta")
         yield torch.empty(TOKENS, dim // 2, dtype=torch.complex64, device="meta")
         yield torch.empty(TOKENS, dim // 2, device="meta")
+    for width, _ in sizes[:1]:  # not angles: embeddings of relative positions, as wide as the tokens
+        yield torch.empty(1, TOKENS, width, device="meta")
     yield None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -43,10 +42,14 @@ def find_stacks(model: nn.Module) -> list[Stack]:
 
 def loose_mixers(model: nn.Module, stacks: list[Stack]) -> list[str]:
     """Attention that belongs to no layer, such as a pooling head."""
+    held = [block.path for stack in stacks for block in stack.blocks]
+    holders = {path[:end] for path in held for end in range(len(path)) if path[end] == "."} | {""}
     whole = Block("", model)
-    held = {id(block.module) for stack in stacks for block in stack.blocks}
-    for name, child in model.named_children():
-        _mixers(child, name, whole, held)
+    for holder in sorted(holders):
+        for name, child in model.get_submodule(holder).named_children():
+            path = f"{holder}.{name}" if holder else name
+            if path not in holders and path not in held:
+                _mixers(child, path, whole)
     return whole.softmax
 
 
@@ -83,6 +86,9 @@ def _blocks(element: nn.Module, path: str) -> list[Block]:
         children = list(element.named_children())
         if children and all(_is_block(child) for _, child in children):
             return [block for key, child in children for block in _blocks(child, f"{path}.{key}")]
+    for name, child in element.named_children():
+        if is_list(child) and len(child) > 1 and all(attends(inner) for inner in child):
+            return [Block(f"{path}.{name}.{key}", inner, [f"{path}.{name}.{key}"]) for key, inner in child.named_children()]
     halves = [(name, child) for name, child in element.named_children() if _is_block(child)]
     if len(halves) > 1:
         return [block for name, child in halves for block in _blocks(child, f"{path}.{name}")]
@@ -106,9 +112,9 @@ def _is_block(module: nn.Module) -> bool:
     return len(outside) >= 2
 
 
-def _mixers(module: nn.Module, path: str, block: Block, skip: Collection[int] = ()) -> None:
-    """Collect the outermost mixers at and below `module`, except in the modules to skip."""
-    if id(module) in skip or linear_sizes(module) is not None or is_plain(module):
+def _mixers(module: nn.Module, path: str, block: Block) -> None:
+    """Collect the outermost mixers at and below `module`."""
+    if linear_sizes(module) is not None or is_plain(module):
         return
     if not is_list(module) and attends(module):
         block.softmax.append(path)
@@ -122,7 +128,7 @@ def _mixers(module: nn.Module, path: str, block: Block, skip: Collection[int] = 
         block.other.append((f"{path}.{inner}" if module is block.module else path, kind))
         return
     for name, child in module.named_children():
-        _mixers(child, f"{path}.{name}", block, skip)
+        _mixers(child, f"{path}.{name}", block)
 
 
 def _only_convolves(module: nn.Module) -> bool:

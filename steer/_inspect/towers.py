@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..model_map import Layer
+from .modules import CONVS, linear_sizes
 
 _SEES = re.compile(r"patch|^image_size|^num_channels|^in_channels|^in_chans")
 _HEARS = re.compile(r"^(num_)?mel_bins|^n_mels|^num_mel|audio_channels|^feature_size$|^sampling_rate$")
@@ -32,21 +33,47 @@ def name_groups(model: nn.Module, groups: list[Group]) -> list[Group]:
     paths = [group.path for group in groups]
     reads = [_reads(model, path, paths) for path in paths]
     writer = _writer(model, groups, reads)
-    named = [
-        replace(group, kind="text" if position == writer else _kind(model, group, reads[position], paths))
-        for position, group in enumerate(groups)
-    ]
+    text = groups[writer] if writer is not None else None
+    named = [replace(group, kind=_kind(model, group, text, read, paths)) for group, read in zip(groups, reads)]
     if writer is not None:
         named = _interleave(named, named[writer])
+    if text is not None:  # before any other decoder
+        named.sort(key=lambda group: group.path != text.path)
     return sorted(_merge(named), key=lambda group: _ORDER.index(group.kind))
 
 
-def _kind(model: nn.Module, group: Group, reads: str | None, paths: list[str]) -> str:
-    """The kind of a stack that does not write the tokens."""
+def _kind(model: nn.Module, group: Group, text: Group | None, reads: str | None, paths: list[str]) -> str:
+    """The kind of one stack, when `text` is the one that writes the tokens."""
+    if group is text or (text is not None and _is_second_decoder(model, group, text)):
+        return "text"
     if reads in ("vision", "audio"):
-        return reads
+        return "connector" if _queries(model, group, paths) else reads
     crosses = any(layer.cross_attention is not None for layer in group.layers)
     return "text_encoder" if reads == "tokens" and not crosses and _embeds(model, group.path, paths) else "connector"
+
+
+def _is_second_decoder(model: nn.Module, group: Group, text: Group) -> bool:
+    """Whether a stack has the text tower's very blocks, though the model is no encoder-decoder: an expert beside it."""
+    one, other = (type(model.get_submodule(layers[0].path)) for layers in (group.layers, text.layers))
+    return one is other and not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+
+
+def _queries(model: nn.Module, group: Group, paths: list[str]) -> bool:
+    """Whether a stack starts from learned queries, and nothing beside it brings pixels or sound to its width."""
+    for _, owner, alone in _owners(model, group.path, paths):
+        if not alone:
+            return False
+        if any(_brings(module, group.width) for module in _beside_stacks(owner)):
+            return False
+        if any(parameter.shape[-1:] == (group.width,) for parameter in owner.parameters(recurse=False)):
+            return True
+    return False
+
+
+def _brings(module: nn.Module, width: int) -> bool:
+    sizes = linear_sizes(module)
+    widens = sizes is not None and sizes[0] != width and sizes[1] == width
+    return widens or isinstance(module, (nn.Embedding, *CONVS))
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -72,7 +99,7 @@ def _reads(model: nn.Module, path: str, paths: list[str]) -> str | None:
     for _, owner, alone in _owners(model, path, paths):
         if owner is model and not alone:
             break
-        says = _by_modality(owner) if alone else None
+        says = "tokens" if alone and _embeds_vocabulary(owner) else _by_modality(owner) if alone else None
         says = says or _by_config(owner)
         if says is not None:
             return says
@@ -81,13 +108,21 @@ def _reads(model: nn.Module, path: str, paths: list[str]) -> str | None:
     return "tokens" if getattr(getattr(model, "config", None), "vocab_size", None) else None
 
 
+def _embeds_vocabulary(owner: nn.Module) -> bool:
+    vocabulary = getattr(getattr(owner, "config", None), "vocab_size", None)
+    return bool(vocabulary) and any(
+        isinstance(module, nn.Embedding) and module.num_embeddings >= vocabulary for module in _beside_stacks(owner)
+    )
+
+
 def _by_modality(owner: nn.Module) -> str | None:
     """transformers' own word for what a module takes in."""
     modalities = getattr(type(owner), "input_modalities", None)
     named = {modalities} if isinstance(modalities, str) else set(modalities or ())
     if named and named <= {"image", "video"}:
         return "vision"
-    return "audio" if named == {"audio"} else None
+    first = getattr(type(owner), "main_input_name", "")
+    return "audio" if named == {"audio"} or first in ("input_features", "input_values") else None
 
 
 def _by_config(owner: nn.Module) -> str | None:
@@ -96,9 +131,7 @@ def _by_config(owner: nn.Module) -> str | None:
         return None
     names = [key for key, value in vars(config).items() if value is not None]
     vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary and any(
-        isinstance(module, nn.Embedding) and module.num_embeddings >= vocabulary for module in owner.modules()
-    ):
+    if _embeds_vocabulary(owner):
         return "tokens"
     if any(_HEARS.search(name) for name in names):
         return "audio"
@@ -144,13 +177,24 @@ def _writer(model: nn.Module, groups: list[Group], reads: list[str | None]) -> i
     decoder = _decoder_path(model)
     inside = [position for position in readers if decoder and _holds(decoder, paths[position])]
     embedding = [position for position in readers if _embeds(model, paths[position], paths)]
+    feeding = [position for position in inside or readers if _stands_by_input(model, paths[position])]
 
     def rank(position: int) -> tuple[bool, int]:
         layers = groups[position].layers
         both = any(layer.attention is not None and layer.cross_attention is not None for layer in layers)
         return both and bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)), len(layers)
 
-    return max(inside or embedding or readers, key=rank)
+    return max(feeding or inside or embedding or readers, key=rank)
+
+
+def _stands_by_input(model: nn.Module, path: str) -> bool:
+    """Whether the model's own token embeddings lie beside this list of blocks."""
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except Exception:  # models answer with whatever error they like when they have none
+        return False
+    holder = model.get_submodule(path.rpartition(".")[0])
+    return any(child is table for child in holder.children())
 
 
 def _decoder_path(model: nn.Module) -> str:
