@@ -27,7 +27,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 from tests.architectures import configs
-from tests.architectures.truth import Sizes, pack
+from tests.architectures.truth import Received, Sizes, pack
 from tests.architectures.truth_inputs import CALLS, guesses
 
 FILE = Path(__file__).with_name("truth.json")
@@ -44,13 +44,20 @@ class Watch(TorchFunctionMode):
         self.masks = False
         self.running: list[nn.Module] = []
         self.sizes: dict[str, Sizes] = {}
+        self.outs: dict[str, str] = {}
+        self.leaving: tuple[str, int] | None = None
         self.products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self.waiting: tuple[str, Sizes] | None = None
 
     def receive(self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """One call of the attention function: q (B, H, T, d), k and v (B, H_kv, S, d)."""
-        self.sizes.setdefault(self.paths[id(module)], (q.shape[1], k.shape[1], q.shape[-1], v.shape[-1]))
+        self.keep(self.paths[id(module)], (q.shape[1], k.shape[1], q.shape[-1], v.shape[-1]))
+
+    def keep(self, path: str, sizes: Sizes) -> None:
+        """Note one call; the next linear layer of that width is the output projection."""
+        self.sizes.setdefault(path, sizes)
+        self.leaving = path, sizes[0] * sizes[3]
 
     def enter(self, module: nn.Module, args: Any) -> None:
         self.running.append(module)
@@ -58,8 +65,11 @@ class Watch(TorchFunctionMode):
             path, (heads, kv_heads, width, value) = self.waiting
             if heads < 0:  # batch and heads were one axis: the output projection says how many heads there are
                 heads = kv_heads = args[0].shape[-1] // value
-            self.sizes.setdefault(path, (heads, kv_heads, width, value))
+            self.keep(path, (heads, kv_heads, width, value))
             self.waiting = None
+        if self.leaving is not None and isinstance(module, nn.Linear) and module.in_features == self.leaving[1]:
+            self.outs.setdefault(self.leaving[0], self.paths[id(module)])
+            self.leaving = None
 
     def leave(self, module: nn.Module, *_: Any) -> None:
         while self.running and self.running.pop() is not module:
@@ -76,7 +86,7 @@ class Watch(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             path = self.paths[id(self.running[-1])]
             q, k, v = args[:3]
-            self.sizes.setdefault(path, (q.shape[1], k.shape[1], q.shape[-1], v.shape[-1]))
+            self.keep(path, (q.shape[1], k.shape[1], q.shape[-1], v.shape[-1]))
         if name == "to":
             return _retype(*args, **kwargs)
         if name == "tensor":
@@ -153,7 +163,7 @@ def watch(model: nn.Module) -> tuple[Watch, list[Any]]:
 
 def run(seen: Watch, module: nn.Module, **inputs: Any) -> str:
     """Run one forward; the error's first line, or nothing."""
-    seen.running, seen.products, seen.scores, seen.waiting = [], [], None, None
+    seen.running, seen.products, seen.scores, seen.waiting, seen.leaving = [], [], None, None, None
     try:
         with seen, torch.no_grad():
             module(**inputs)
@@ -174,7 +184,7 @@ def _try(seen: Watch, part: nn.Module) -> str:
     return error if len(seen.sizes) == before else ""
 
 
-def record(cls: type[nn.Module]) -> tuple[dict[str, Sizes], list[str]]:
+def record(cls: type[nn.Module]) -> tuple[dict[str, Received], list[str]]:
     """What every reachable attention module of the class received, and the errors of parts that did not run."""
     model = configs.full_model(cls)
     seen, hooks = watch(model)
@@ -192,7 +202,7 @@ def record(cls: type[nn.Module]) -> tuple[dict[str, Sizes], list[str]]:
         for hook in hooks:
             hook.remove()
         del AttentionInterface._global_mapping[KEY], AttentionMaskInterface._global_mapping[KEY]
-    return seen.sizes, errors
+    return {path: (sizes, seen.outs.get(path)) for path, sizes in seen.sizes.items()}, errors
 
 
 def main(wanted: list[str]) -> None:
@@ -206,10 +216,10 @@ def main(wanted: list[str]) -> None:
         if (wanted and not any(word.lower() in name.lower() for word in wanted)) or configs.missing(cls):
             continue
         start = time.perf_counter()
-        sizes, errors = record(cls)
-        sizes = {path: found for path, found in sizes.items() if not configs.not_over_tokens(name, path)}
-        truth[name] = pack(sizes)
-        print(f"{name}: {len(sizes)} modules, {time.perf_counter() - start:.1f} s", *errors, sep="\n    ! ", flush=True)
+        received, errors = record(cls)
+        received = {path: found for path, found in received.items() if not configs.not_over_tokens(name, path)}
+        truth[name] = pack(received)
+        print(f"{name}: {len(received)} modules, {time.perf_counter() - start:.1f} s", *errors, sep="\n    ! ", flush=True)
     FILE.write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n")
 
 
