@@ -44,10 +44,12 @@ def name_groups(model: nn.Module, groups: list[Group]) -> list[Group]:
 
 def _kind(model: nn.Module, group: Group, text: Group | None, reads: str | None, paths: list[str]) -> str:
     """The kind of one stack, when `text` is the one that writes the tokens."""
-    if group is text or (text is not None and _is_second_decoder(model, group, text)):
+    if group is text:
         return "text"
     if reads in ("vision", "audio"):
         return "connector" if _queries(model, group, paths) else reads
+    if text is not None and _is_second_decoder(model, group, text):
+        return "text"
     crosses = any(layer.cross_attention is not None for layer in group.layers)
     return "text_encoder" if reads == "tokens" and not crosses and _embeds(model, group.path, paths) else "connector"
 
