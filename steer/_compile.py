@@ -109,6 +109,7 @@ class Compiler:
     def _row_choice(self, positions: Positions | None, tower: str) -> RowChoice:
         if positions is not None and positions.needs_frame:
             self.plan.towers.add(tower)
+            self.tracker.wants_images |= positions.kind in ("image", "text")
         key = tower, positions
         if key not in self._choices:
             self._choices[key] = RowChoice(positions, tower, self.tracker)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 
@@ -26,8 +26,10 @@ class Frame:
         device: where masks are made.
         offset: how many slots of the sequence came before (the cache's logical length).
         prompt_length: how many slots the prompt has, padding included.
-        padding: the 2-D attention mask (B, offset + T), 1 at real tokens, or None when nothing is padded.
+        padding: the 2-D attention mask (B, offset + T or more), 1 at real tokens, or None when nothing is padded; on
+            any device, and sliced only where somebody asks.
         image: bool (B, offset + T), true at image tokens, or a function that raises because none can be told.
+        chosen: rows resolved in this forward, by who asked. They live here so that they go when the frame goes.
     """
 
     batch: int
@@ -37,12 +39,13 @@ class Frame:
     prompt_length: int = 0
     padding: torch.Tensor | None = None
     image: torch.Tensor | Callable[[], torch.Tensor] | None = None
+    chosen: dict[Any, Rows] = field(default_factory=dict)
 
     def absolute(self) -> torch.Tensor | None:
         """Absolute positions (B, T), -1 at padding; None when slot and position agree."""
         if self.padding is None:
             return None
-        real = self.padding.bool()
+        real = self.padding[:, : self.offset + self.length].to(self.device).bool()
         positions = torch.where(real, real.long().cumsum(-1) - 1, -1)
         return positions[:, self.offset : self.offset + self.length]
 
@@ -50,7 +53,7 @@ class Frame:
         """The slot of the last real prompt token: one number, or one per row (B,) where padding may be on the right."""
         if self.padding is None:
             return self.prompt_length - 1
-        real = self.padding[:, : self.prompt_length].bool()
+        real = self.padding[:, : self.prompt_length].to(self.device).bool()
         slots = torch.arange(real.shape[1], device=real.device)
         return torch.where(real, slots, -1).amax(-1)
 

@@ -70,21 +70,22 @@ class Slot:
 class Ready:
     """A tensor computed from parameters: once and for good when nothing trains, at every use when something does."""
 
-    __slots__ = ("_cached", "_make", "_trains")
+    __slots__ = ("_cached", "_device", "_dtype", "_make", "_trains")
 
     def __init__(self, make: Callable[[], torch.Tensor], *sources: Number) -> None:
         self._make = make
         self._trains = any(isinstance(s, torch.Tensor) and s.requires_grad for s in sources)
         self._cached: torch.Tensor | None = None
+        self._device: torch.device | None = None
+        self._dtype: torch.dtype | None = None
 
     def on(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor on x's device, in fp32, or in fp64 where x is."""
-        cached = self._cached
+        if self._cached is not None and x.dtype is self._dtype and x.device == self._device:
+            return self._cached
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if cached is not None and cached.device == x.device and cached.dtype == dtype:
-            return cached
         made = self._make().to(device=x.device, dtype=dtype)
         if not self._trains:
-            self._cached = made.detach()
+            self._cached, self._device, self._dtype = made.detach(), x.device, x.dtype
             return self._cached
         return made

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch.compiler import is_compiling
 
 from ._frame import NONE, Frame, Rows
 from ._tracker import Tracker
@@ -58,7 +59,7 @@ class Tally:
 
     def count(self, rows: int) -> None:
         """Add one call; inside a compiled graph, only that there are calls."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             self.traced = True
             return
         self.calls += 1
@@ -83,12 +84,11 @@ class Tally:
 class RowChoice:
     """Positions on one tower, resolved once per forward and shared by every step that asks for them."""
 
-    __slots__ = ("_frame", "_rows", "positions", "tower", "tracker")
+    __slots__ = ("every", "positions", "tower", "tracker")
 
     def __init__(self, positions: Positions | None, tower: str, tracker: Tracker) -> None:
         self.positions, self.tower, self.tracker = positions, tower, tracker
-        self._frame: Frame | None = None
-        self._rows: Rows = None
+        self.every = positions is None or positions.kind == "all"
 
     def frame(self, batch: int, length: int, device: torch.device) -> Frame:
         """The frame of the running forward."""
@@ -104,17 +104,18 @@ class RowChoice:
     def of(self, batch: int, length: int, device: torch.device, place: Place) -> Rows:
         """The rows to touch in a tensor with `length` rows: None for all, NONE, a slice, or a mask (B, T)."""
         positions = self.positions
-        if positions is None or positions.kind == "all":
+        if positions is None or self.every:
             return None
         if place.site in ("head_k", "head_v"):
             return positions.resolve_keys(self.key_frame(batch, length, device, place), length)
         frame = self.frame(batch, length, device)
-        if frame is not self._frame:
-            self._frame, self._rows = frame, positions.resolve(frame)
+        if self not in frame.chosen:
+            frame.chosen[self] = positions.resolve(frame)
+        rows = frame.chosen[self]
         if frame.length == length:
-            return self._rows
+            return rows
         if place.site == "logits" and length < frame.length:
-            return _last(self._rows, frame, length)
+            return _last(rows, frame, length)
         raise MappingError(
             f"{place}: the tensor has {length} rows and the forward {frame.length}; positions cannot be told apart here"
         )
@@ -145,6 +146,7 @@ class Step:
     measure: Measure = "first"
     tally: Tally = field(default_factory=Tally)
     _unit: int = 0
+    """How many numbers a row has, once there is nothing left to ask but the rows: no gate, no heads, measured."""
 
     @property
     def needs_query(self) -> bool:
@@ -158,13 +160,12 @@ class Step:
         self, x: torch.Tensor, query: torch.Tensor | None = None, lse: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Take x (..., T, D) or (..., T, H, d), query (..., T, H, d) and lse (..., T, H); give the new x."""
-        if self._unit and not torch.compiler.is_compiling():
-            self.tally.calls += 1
-            self.tally.rows += x.numel() // self._unit
+        rows = None if self.choice.every else self._rows(x)
+        if rows is None and self._unit and not is_compiling():
+            tally = self.tally
+            tally.calls += 1
+            tally.rows += x.numel() // self._unit
             return self.apply(x, _NOTHING, None)
-        axis = -3 if self.place.has_heads else -2
-        length = x.shape[axis]
-        rows = self.choice.of(x.shape[0], length, x.device, self.place)
         if isinstance(rows, str):
             return x
         picked = slice(None) if rows is None or isinstance(rows, torch.Tensor) else rows
@@ -186,6 +187,9 @@ class Step:
         out[index] = new
         return out
 
+    def _rows(self, x: torch.Tensor) -> Rows:
+        return self.choice.of(x.shape[0], x.shape[-3 if self.place.has_heads else -2], x.device, self.place)
+
     def _heads(self) -> Any:
         heads = self.place.heads
         if heads is None:
@@ -195,7 +199,7 @@ class Step:
 
     def _count(self, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None) -> None:
         tally = self.tally
-        if torch.compiler.is_compiling():
+        if is_compiling():
             tally.traced = True
             return
         tally.calls += 1
@@ -206,14 +210,8 @@ class Step:
             tally.rows = tally.rows + x.numel() // max(unit, 1)
         if self.measure == "all" or (self.measure == "first" and tally.total is None):
             tally.measure(x, y, mask)
-        elif self._is_plain():
+        elif self.place.heads is None and self.gate is None:
             self._unit = max(x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1), 1)
-
-    def _is_plain(self) -> bool:
-        """Whether every further call does the same to every row, so that nothing need be asked again."""
-        positions = self.choice.positions
-        every = positions is None or positions.kind == "all"
-        return every and self.place.heads is None and self.gate is None
 
 
 @dataclass

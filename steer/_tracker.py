@@ -40,6 +40,7 @@ class Tracker:
         self._generating: Generation | None = None
         self._prompt_length = 0
         self._image: torch.Tensor | None = None
+        self.wants_images = False
         self._handles: list[Any] = []
         self._has_encoder = "text_encoder" in model_map.towers
 
@@ -77,7 +78,7 @@ class Tracker:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._outermost is None:
                 self._outermost, self._inputs = module, {}
-            given = dict(zip(names, args, strict=False)) | kwargs
+            given = _named(names, args, kwargs)
             for name in _INPUTS:
                 if name not in self._inputs and given.get(name) is not None:
                     self._inputs[name] = given[name]
@@ -87,11 +88,14 @@ class Tracker:
     def _on_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
         if module is self._outermost:
             self._outermost, self._inputs = None, {}
+            # Under gradient checkpointing the layers run once more in the backward pass and ask again.
+            if not torch.is_grad_enabled():
+                self._frames.clear()
 
     def _on_tower(
         self, tower: str, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        given = dict(zip(names, args, strict=False)) | kwargs
+        given = _named(names, args, kwargs)
         hidden = next((given[n] for n in _HIDDEN if isinstance(given.get(n), torch.Tensor)), None)
         if not isinstance(hidden, torch.Tensor):
             raise MappingError(
@@ -105,7 +109,8 @@ class Tracker:
         frame = Frame(batch, length, hidden.device, offset)
         frame.padding = self._padding(given, frame, decoder)
         frame.prompt_length = self._length_of_prompt(frame) if decoder else length
-        frame.image = self._image_rows(frame, decoder)
+        if self.wants_images:
+            frame.image = self._image_rows(frame, decoder)
         self._frames[tower] = frame
 
     def _padding(self, given: dict[str, Any], frame: Frame, decoder: bool) -> torch.Tensor | None:
@@ -114,7 +119,7 @@ class Tracker:
             if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
                 continue
             if mask.shape[0] == frame.batch and mask.shape[1] >= frame.offset + frame.length:
-                return mask[:, : frame.offset + frame.length].to(frame.device)
+                return mask
         return None
 
     def _length_of_prompt(self, frame: Frame) -> int:
@@ -175,6 +180,10 @@ class Tracker:
         if ids is None and not prefix:
             ids = kwargs.get("inputs_embeds", args[0] if args else kwargs.get("inputs"))
         return int(ids.shape[1]) if isinstance(ids, torch.Tensor) else (1 if prefix else None)
+
+
+def _named(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return dict(zip(names, args, strict=False)) | kwargs if args else kwargs
 
 
 def _parameters(module: nn.Module) -> list[str]:

@@ -70,9 +70,10 @@ class Recording(Mapping[Key, Any]):
             plan = compile_plan(self._model, self._map, tracker, [], [(site, self._keep) for site in self._sites])
             self._asked = {_key(place) for places in plan.tallies for place, _ in places}
             self._waiting = set(self._asked)
+            installed.attach(self._model, plan, undo)
+            # After the hooks on the logits, which still ask for rows: the tracker forgets them when the model returns.
             if plan.towers:
                 installed.follow(self._model, tracker, plan.towers, undo)
-            installed.attach(self._model, plan, undo)
             self._undo = undo.pop_all()
         return self
 

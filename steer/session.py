@@ -72,9 +72,10 @@ class Session:
             undo.callback(_installed.leave, self.model)
             tracker = Tracker(self.model, self.model_map, self._prompt_length)
             self._plan = self._compile(tracker)
+            installed.attach(self.model, self._plan, undo)
+            # After the hooks on the logits, which still ask for rows: the tracker forgets them when the model returns.
             if self._plan.towers:
                 installed.follow(self.model, tracker, self._plan.towers, undo)
-            installed.attach(self.model, self._plan, undo)
             manager().hook.steer_session_enter(session=self)
             self._undo = undo.pop_all()
         return self
