@@ -158,8 +158,7 @@ TOY = """\
 Everything per layer and token. Arithmetic costs nearly nothing here, so this is the price of the code around it.
 """
 TOY_COUNTS = """\
-Instructions are counted by callgrind over two lengths of writing whose difference leaves the prompt out; they repeat
-within about 3 k.
+Instructions are counted by callgrind, the median over tokens of one generation.
 """
 COUNTS = """\
 ## Instructions on the 135 M Llama

@@ -57,13 +57,14 @@ class Case:
     heads: torch.Tensor
     path: str
     prepared: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def write(self, tokens: int) -> torch.Tensor:
-        return self.model.generate(**self.inputs, **greedy(tokens))
+        return self.model.generate(**self.greedy(tokens))
 
-
-def greedy(tokens: int) -> dict[str, Any]:
-    return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    def greedy(self, tokens: int) -> dict[str, Any]:
+        """What to hand to `generate`."""
+        return {**self.inputs, "max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, **self.more}
 
 
 def build(name: str, seed: int) -> Case:
@@ -171,7 +172,7 @@ def nnsight(case: Case) -> Iterator[Callable[[int], torch.Tensor]]:
     vectors = case.vectors
 
     def write(tokens: int) -> torch.Tensor:
-        with model.generate(**case.inputs, **greedy(tokens)) as tracer:
+        with model.generate(**case.greedy(tokens)) as tracer:
             for _ in tracer.iter[:tokens]:
                 for layer, vector in zip(layers, vectors):  # noqa: B905
                     layer.output += vector
@@ -203,7 +204,7 @@ def repsteer(case: Case) -> Iterator[Callable[[int], torch.Tensor]]:
     )
     # The default level compares model ids and revisions, which a model built here has not.
     with model.steer(plan, compatibility="dimension"):
-        yield lambda tokens: model.generate(**case.inputs, **greedy(tokens)).token_ids
+        yield lambda tokens: model.generate(**case.greedy(tokens)).token_ids
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import platform
 import random
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,7 @@ THREADS = {"llama-135m": 2, "tiny-vlm": 1, "toy": 1}
 TOKENS = 32
 ROUNDS = {"llama-135m": 20, "tiny-vlm": 40, "toy": 40}
 STEPS = {"llama-135m": 150, "tiny-vlm": 600, "toy": 1500}
-COUNTED_TOKENS = 12
-COUNTED_STEPS = 3
+WARM, COUNTED_TOKENS, COUNTED_STEPS = 8, 12, 5
 PROMPTS = (64, 2048)
 IMPORTS = 10
 OUT = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def steps(case: Case, variants: dict[str, Any], repeats: int, now: Clock) -> Tim
 def counted(case_name: str, names: list[str], what: str, amount: int) -> dict[str, float] | None:
     """Instructions per layer and token of each variant, from one process under callgrind; None without valgrind.
 
-    `what` "tokens" is the difference between writing 2 n and n tokens, "steps" is n single steps.
+    `what` is "tokens" of one generation or single "steps"; the median of `amount` of them, after the warm-up.
     """
     if shutil.which("valgrind") is None:
         return None
@@ -133,31 +133,40 @@ def counted(case_name: str, names: list[str], what: str, amount: int) -> dict[st
         dumps = [Path(folder, f"o.{i + 1}").read_text() for i in range(len(list(Path(folder).glob("o.*"))))]
     totals = [int(re.search(r"^summary: (\d+)", text, re.M)[1]) for text in dumps]
     layers = int(re.search(r"^layers (\d+)", done.stdout, re.M)[1])
-    found = {}
-    for i, name in enumerate(names):
-        _, first, second = totals[3 * i : 3 * i + 3]
-        found[name] = (second - first) / amount / layers
-    return found
+    each = len(totals) // len(names)
+    # A variant's first count is what lay between it and the one before, and then the prompt's.
+    rows = [totals[i * each + 1 : (i + 1) * each] for i in range(len(names))]
+    return {name: statistics.median(row[-amount:]) / layers for name, row in zip(names, rows, strict=True)}
+
+
+def mark(*ignored: Any) -> bool:
+    """Where callgrind writes its counters down and starts anew; for `generate`, a criterion that never stops it."""
+    os.getpgid(0)
+    return False
 
 
 def count(case_name: str, names: list[str], what: str, amount: int) -> None:
-    """The child of `counted`: os.getpgid is where callgrind writes its counters down and starts anew."""
+    """The child of `counted`."""
     torch.set_num_threads(1)
     case = build(case_name, SEED)
     made = {**VARIANTS, **MORE, **PEERS}
-    mark = lambda: os.getpgid(0)  # noqa: E731
     subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
     with contextlib.ExitStack() as stack:
         step = stack.enter_context(one_step(case)) if what == "steps" else None
         for name in names:
-            with made[name](case) as write, quiet_gc():
-                run = write if step is None else lambda n: [step() for _ in range(n)]
-                run(2)
-                mark()
-                run(amount)
-                mark()
-                run(2 * amount)
-                mark()
+            with made[name](case) as write:
+                if step is None:
+                    case.more = {}
+                    write(WARM)
+                    case.more = {"stopping_criteria": [mark]}
+                with quiet_gc():
+                    mark()
+                    if step is None:
+                        write(amount + 1)
+                    else:
+                        for _ in range(WARM + amount):
+                            step()
+                            mark()
     print("layers", len(case.layers))
 
 
