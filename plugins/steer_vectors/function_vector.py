@@ -22,7 +22,7 @@ class FunctionVector(steer.Method):
     Fit, for head h of layer l, with a[l,h] (d_v,) what enters the output projection at the prompt's last token:
 
     1. a_bar[l,h] = mean of a[l,h] over prompts with demonstrations.
-    2. Causal indirect effect, on prompts whose demonstrations' answers are dealt out at random:
+    2. Causal indirect effect, on prompts that do not tell the task (`corrupt`):
        CIE = p(answer | a[l,h] replaced by a_bar[l,h]) - p(answer), of the answer's first token; AIE its mean over
        trials.
     3. The `heads` heads of highest AIE. The sign counts: heads that work against the task (AIE <= 0) are never taken,
@@ -39,6 +39,9 @@ class FunctionVector(steer.Method):
         shots: demonstrations in a prompt, at most.
         contexts: how many prompts a_bar is the mean of.
         trials: how many prompts AIE is the mean of.
+        corrupt: how demonstrations are made to say nothing of the task in 2. "shuffle", as in the paper, deals their
+            answers out at random. Where the answers' words alone give the task away (all are colours, say), that
+            hides nothing and no head has an effect: "remove" leaves the demonstrations out.
         layer: after which v is added; None chooses one when fitting.
         strength: what v is multiplied by.
         where: add it at the last prompt token, as the paper does, or at every token written after it as well.
@@ -53,6 +56,7 @@ class FunctionVector(steer.Method):
     shots: int = 10
     contexts: int = 100
     trials: int = 25
+    corrupt: Literal["shuffle", "remove"] = "shuffle"
     layer: int | None = None
     strength: float = 1.0
     where: Literal["last_prompt", "answer"] = "last_prompt"
@@ -98,7 +102,8 @@ class FunctionVector(steer.Method):
             progress=progress,
         )
         means = {key.layer: rows.mean(0) for key, rows in fitting.states(model, shown, sites.head_out()).items()}
-        broken = prompts.draw(pool, self.trials, self.shots, seed=seed + 1, shuffle_answers=True)
+        shots = self.shots if self.corrupt == "shuffle" else 0
+        broken = prompts.draw(pool, self.trials, shots, seed=seed + 1, shuffle_answers=True)
         effects = indirect_effects(model, list(make(broken)), means, progress=progress)
         chosen = top_heads(effects, self.heads)
         vector = written(model, {place: means[place[0]][place[1]] for place in chosen})
@@ -137,7 +142,7 @@ def indirect_effects(
 
     Args:
         model: the model.
-        batches: prompts whose demonstrations say nothing about the task.
+        batches: prompts that do not tell the task.
         means: for each layer (H, d_v), what each head's result is replaced by.
         progress: show a bar.
     """

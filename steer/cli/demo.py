@@ -61,6 +61,7 @@ def command(
     columns = ("", f"accuracy on {queries} held-out pictures", "tokens per query", "ms per query", "s to fit")
     print_table(columns, [_cells(row) for row in demo.rows])
     print("± is one standard error; ms is the median for one query at a time, its picture and two new tokens included")
+    print(f"methods see the demonstrations, and choose a layer by {len(demo.dev)} other pictures, not asked about")
     for name, settings in demo.settings.items():
         print(f"{name}: {', '.join(f'{key}={value}' for key, value in settings.items())}")
     print(f"picture: {out.absolute()}   ({seconds:.0f} s in all)")
