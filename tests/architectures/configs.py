@@ -107,6 +107,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Classes in which no vision tower has attention heads, and why.
+NO_VISION_HEADS = {
+    "AlignModel": "its vision tower is an EfficientNet, convolutions only",
+    "ChameleonForConditionalGeneration": "pictures are codes of a quantiser",
+    "EvollaForProteinText2Text": "it reads proteins, not pictures",
+    "FuyuForCausalLM": "patches go straight into the text tower",
+    "Gemma4UnifiedForConditionalGeneration": "patches go straight into the text tower",
+    "InklingForConditionalGeneration": "its vision tower is a pyramid of linear layers",
+    "Mistral4ForCausalLM": "it reads text only",
+    "UdopForConditionalGeneration": "patches go straight into the encoder",
+}
+
 # What the generic shrinker and the generic inputs of the tests at tiny size cannot know: changes to the shrunk config,
 # and arguments of the forward.
 TINY: dict[str, dict[str, Any]] = {

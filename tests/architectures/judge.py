@@ -15,7 +15,7 @@ import steer
 from steer import ops, sites
 from steer.model_map import Attention, Layer, ModelMap, Tower
 
-from .configs import TINY, missing
+from .configs import NO_VISION_HEADS, TINY, missing
 from .inputs import Inputs, inputs_for, reached
 from .tiny import tiny_model
 
@@ -73,22 +73,20 @@ class Outcome:
 
 def head_edit(cls: type[nn.Module], kind: str) -> Outcome:
     """Judge every tower of a kind: `text`, `vision`, or `other` for the rest."""
-    known = missing(cls) or TINY.get(cls.__name__, {}).get("skip", {}).get(kind)
-    if known:
-        return Outcome("skip", known)
+    why = missing(cls)
+    if why:
+        return Outcome("skip", why)
     this = case(cls)
     towers = [t for t in this.map.towers.values() if (t.kind if t.kind in ("text", "vision") else "other") == kind]
-    if not towers:
-        return Outcome("skip", f"no {kind} tower")
     headed = [tower for tower in towers if any(has_heads(layer.attention) for layer in tower.layers)]
-    if not headed:
-        return Outcome("skip", "no attention heads")
-    reached = [tower for tower in headed if tower.name in this.reached]
-    if not reached and kind == "other":
-        return Outcome("skip", "not run by a picture")
-    if not reached:
-        return Outcome("fail", f"the inputs reach {sorted(this.reached)} only")
-    verdicts = [verdict for tower in reached for verdict in judge(this, tower)]
+    run = [tower for tower in headed if tower.name in this.reached]
+    why = NO_VISION_HEADS.get(cls.__name__) if kind == "vision" else None
+    if why:
+        return Outcome("fail" if headed else "skip", why)
+    if not run:
+        found = f"no {kind} tower" if not towers else "no attention heads" if not headed else "not run by a picture"
+        return Outcome("skip" if kind == "other" else "fail", f"{found}; towers: {', '.join(this.map.towers)}")
+    verdicts = [verdict for tower in run for verdict in judge(this, tower)]
     worst = [verdict for verdict in verdicts if not verdict.passed]
     return Outcome("fail" if worst else "pass", "; ".join(map(str, worst or verdicts)))
 
@@ -103,8 +101,8 @@ def case(cls: type[nn.Module]) -> Case:
 
 
 def judge(case: Case, tower: Tower) -> list[Verdict]:
-    """One head in one layer for each shape of attention that the tower has."""
-    return [_judge_shape(case, tower, layers) for layers in _by_shape(tower).values()]
+    """One head in one layer of each kind that the tower has."""
+    return [_judge_kind(case, tower, layers) for layers in _by_kind(case.model, tower).values()]
 
 
 def has_heads(attention: Attention | None) -> bool:
@@ -112,17 +110,24 @@ def has_heads(attention: Attention | None) -> bool:
     return attention is not None and attention.kind == "softmax"
 
 
-def _by_shape(tower: Tower) -> dict[tuple[Any, ...], list[Layer]]:
-    """Layers by the sizes of their attention; in each list the first layer comes last."""
-    shapes: dict[tuple[Any, ...], list[Layer]] = {}
+def _by_kind(model: nn.Module, tower: Tower) -> dict[tuple[Any, ...], list[Layer]]:
+    """Layers by their attention's class, sizes and place in `layer_types`; in each list the first layer comes last."""
+    kinds: dict[tuple[Any, ...], list[Layer]] = {}
     for layer in [*tower.layers[1:], tower.layers[0]]:
         a = layer.attention
         if a is not None and has_heads(a):
-            shapes.setdefault((a.num_heads, a.num_kv_heads, a.head_dim, a.value_dim), []).append(layer)
-    return shapes
+            module = model.get_submodule(a.path)
+            types = getattr(getattr(module, "config", None), "layer_types", None) or ()
+            type_ = types[layer.index] if layer.index < len(types) else None
+            kind = (type(module), type_, a.num_heads, a.num_kv_heads, a.head_dim, a.value_dim)
+            kinds.setdefault(kind, []).append(layer)
+    if tower.name != "text" and len(kinds) > 1:
+        # What only the last layer is may have no effect: many models take an earlier layer's output, or its keys.
+        kinds = {kind: layers for kind, layers in kinds.items() if layers != [tower.layers[-1]]}
+    return kinds
 
 
-def _judge_shape(case: Case, tower: Tower, layers: list[Layer]) -> Verdict:
+def _judge_kind(case: Case, tower: Tower, layers: list[Layer]) -> Verdict:
     """The verdict on the first of these layers on which the outputs depend: some models drop the last vision layer."""
     verdicts = []
     for layer in layers:
