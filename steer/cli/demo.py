@@ -58,10 +58,11 @@ def command(
         rows = [row.to_dict() for row in demo.rows]
         print_json({**data, "rows": rows, "picture": str(out.absolute()), "seconds": round(seconds, 1)})
         return
-    columns = ("", f"accuracy on {queries} held-out pictures", "tokens per query", "ms per query", "s to fit")
+    columns = ("", "accuracy", "tokens / query", "ms / query", "s to fit")
     print_table(columns, [_cells(row) for row in demo.rows])
-    print("± is one standard error; ms is the median for one query at a time, its picture and two new tokens included")
-    print(f"methods see the demonstrations, and choose a layer by {len(demo.dev)} other pictures, not asked about")
+    print(f"accuracy: on {queries} held-out pictures, ± one standard error")
+    print("ms: the median for one query at a time, its picture and two new tokens included")
+    print(f"methods see the demonstrations; a layer is chosen on {len(demo.dev)} other pictures, not asked about")
     for name, settings in demo.settings.items():
         print(f"{name}: {', '.join(f'{key}={value}' for key, value in settings.items())}")
     print(f"picture: {out.absolute()}   ({seconds:.0f} s in all)")

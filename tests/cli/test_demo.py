@@ -42,8 +42,8 @@ def test_the_map_and_a_table_in_the_current_folder(steer_cli, tmp_path, monkeypa
         "zero-shot",
         "4-shot in context",
         "icv",
-        "tokens per query",
-        "ms per query",
+        "tokens / query",
+        "ms / query",
         "strength=",
         "if the kind is",
     ):
