@@ -1,0 +1,117 @@
+"""Models that transformers does not know map by the same rules, and a head steered through the map is the head meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import steer
+from steer import Intervention, ops, sites
+
+from .strangers import LynxConfig, LynxForTalk, Owl
+
+PICTURE, WORDS = (2, 3, 16, 16), 6
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """How to build and run a model, and per tower: blocks, width, (heads, KV heads, width of a head), where it leaves."""
+
+    build: Callable[[], nn.Module]
+    run: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+    towers: dict[str, tuple[int, int, tuple[int, int, int], str]]
+    logits: str
+    registry: bool
+
+
+STRANGERS = {
+    "owl": Stranger(
+        Owl,
+        lambda model, words, picture: model(words, picture),
+        {
+            "text": (3, 32, (4, 4, 8), "speaker.{}.gaze.untangle"),
+            "vision": (5, 24, (3, 3, 8), "eye.stages.{}.gaze.untangle"),
+        },
+        "verdict",
+        registry=False,
+    ),
+    "lynx": Stranger(
+        lambda: LynxForTalk(LynxConfig()),
+        lambda model, words, picture: model(words, picture).logits,
+        {
+            "text": (3, 24, (6, 2, 12), "chain.{}.mix.wo"),
+            "vision": (4, 20, (5, 5, 4), "sight.chain.{}.mix.wo"),
+            "connector": (2, 16, (2, 2, 8), "bridge.rounds.{}.within.wo"),
+        },
+        "readout",
+        registry=True,
+    ),
+}
+
+
+@pytest.fixture(params=STRANGERS.values(), ids=STRANGERS)
+def stranger(request: pytest.FixtureRequest) -> Stranger:
+    return request.param
+
+
+def _model(stranger: Stranger) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    torch.manual_seed(0)
+    model = stranger.build().eval().requires_grad_(False)
+    words, picture = torch.randint(0, 60, (2, WORDS)), torch.randn(PICTURE)
+    return model, lambda: stranger.run(model, words, picture)
+
+
+def test_a_stranger_maps_by_the_general_rules(stranger: Stranger) -> None:
+    model, _ = _model(stranger)
+    found = steer.inspect(model)
+    assert list(found.towers) == list(stranger.towers)
+    assert (found.logits, found.notes) == (stranger.logits, ())
+    for name, (blocks, width, sizes, leaves) in stranger.towers.items():
+        tower = found.tower(name)
+        assert (len(tower.layers), tower.width) == (blocks, width)
+        for layer in tower.layers:
+            attention = layer.attention
+            assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == sizes
+            assert (attention.value_dim, attention.out_proj) == (sizes[2], leaves.format(layer.index))
+            assert attention.registry == stranger.registry
+            assert layer.mlp_out
+
+
+def test_projections_and_the_connectors_cross_attention() -> None:
+    found = steer.inspect(LynxForTalk(LynxConfig()))
+    across = found.tower("connector").layers[1].cross_attention
+    assert (across.path, across.num_heads, across.num_kv_heads, across.head_dim) == ("bridge.rounds.1.across", 4, 2, 8)
+    for attention in (across, found.tower().layers[0].attention):
+        parts = (attention.q, attention.k, attention.v)
+        assert [part.path for part in parts] == [f"{attention.path}.{name}" for name in ("wq", "wk", "wv")]
+
+
+@pytest.mark.parametrize("tower", ["text", "vision", "connector"])
+def test_a_head_scaled_to_nothing_equals_its_columns_set_to_nothing(stranger: Stranger, tower: str) -> None:
+    if tower not in stranger.towers:
+        pytest.skip("the model has no such tower")
+    model, run = _model(stranger)
+    _, _, (_, _, width), leaves = stranger.towers[tower]
+    plain = run()
+    head = Intervention(sites.head_out(layers=[1], heads=[1], tower=tower), ops.Scale(0.0))
+    with steer.attach(model, head):
+        steered = run()
+    assert torch.equal(run(), plain)
+    model.get_submodule(leaves.format(1)).weight[:, width : 2 * width] = 0
+    edited = run()
+    torch.testing.assert_close(steered, edited, rtol=1e-5, atol=1e-5)
+    assert (steered - plain).abs().max() > 1e-4
+
+
+def test_reading_a_stranger_leaves_no_trace(stranger: Stranger) -> None:
+    model, run = _model(stranger)
+    plain = run()
+    before: Any = [dict(vars(module)) for module in model.modules()]
+    steer.inspect(model)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert torch.equal(run(), plain)
