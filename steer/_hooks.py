@@ -52,11 +52,11 @@ def before_out_proj(module: nn.Module, steps: Steps, heads: int, plan: Attention
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
         flat = args[0]
-        x = flat.reshape(*flat.shape[:-1], heads, flat.shape[-1] // heads)
+        x = flat.unflatten(-1, (heads, -1))
         query, lse = plan.take_query(x.shape) if plan is not None else (None, None)
         for step in steps:
             x = step(x, query, lse)
-        return (x.reshape(flat.shape), *args[1:])
+        return (x.flatten(-2), *args[1:])
 
     return module.register_forward_pre_hook(hook)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from steer_kernels import best
+
 from .errors import InterventionError
 
 Number = float | int | torch.Tensor
@@ -68,12 +70,16 @@ class Slot:
 
 
 class Ready:
-    """A tensor computed from parameters: once and for good when nothing trains, at every use when something does."""
+    """A tensor computed from parameters: once and for good when nothing trains, at every use when something does.
 
-    __slots__ = ("_cached", "_device", "_dtype", "_make", "_trains")
+    With the name of a kernel, `kernel` is its implementation for the device that `on` was last asked for.
+    """
 
-    def __init__(self, make: Callable[[], torch.Tensor], *sources: Number) -> None:
-        self._make = make
+    __slots__ = ("_cached", "_device", "_dtype", "_make", "_name", "_trains", "kernel")
+
+    def __init__(self, make: Callable[[], torch.Tensor], *sources: Number, kernel: str | None = None) -> None:
+        self._make, self._name = make, kernel
+        self.kernel: Callable[..., torch.Tensor]
         self._trains = any(isinstance(s, torch.Tensor) and s.requires_grad for s in sources)
         self._cached: torch.Tensor | None = None
         self._device: torch.device | None = None
@@ -84,6 +90,8 @@ class Ready:
         if self._cached is not None and x.dtype is self._dtype and x.device == self._device:
             return self._cached
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if self._name is not None:
+            self.kernel = best(self._name, x.device.type)
         made = self._make().to(device=x.device, dtype=dtype)
         if not self._trains:
             self._cached, self._device, self._dtype = made.detach(), x.device, x.dtype

@@ -71,16 +71,16 @@ class Add:
             wide = torch.promote_types(vector.dtype, torch.float32)
             return scale.to(vector.device, wide).unsqueeze(-1) * vector.to(wide)
 
-        step = Ready(scaled, self.vector, self.scale)
+        step = Ready(scaled, self.vector, self.scale, kernel="shift_keep_norm" if self.keep_norm else "shift")
         step.on(self.vector)
-        name = "shift_keep_norm" if self.keep_norm else "shift"
         head_site = slot.heads is not None
         relative = self.relative
 
         def plain(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             if rows is not None and head_site:
                 rows = rows.unsqueeze(-1)
-            return best(name, x.device.type)(x, step.on(x), None, rows)
+            v = step.on(x)
+            return step.kernel(x, v, None, rows)
 
         if gate is None and not relative:
             return plain
@@ -96,7 +96,7 @@ class Add:
                 strength = length if strength is None else strength * length
             if rows is not None and head_site:
                 rows = rows.unsqueeze(-1)
-            return best(name, x.device.type)(x, v, strength, rows)
+            return step.kernel(x, v, strength, rows)
 
         return add
 
