@@ -90,10 +90,10 @@ of them were built, the others need a package that was not installed. **{failed}
   without steer (`tests/architectures/{MAPS}`).
 - **head edit**, {passed[HEADS[5]]} pass in text and {passed[HEADS[6]]} in vision: at tiny size, with random weights on
   CPU, `Scale(0)` of one head at `head_out` gives the outputs of the model in whose output projection that head's
-  columns are zero; in one layer of each kind in each tower, not the first where there is a second. To pass, the two may be
-  1e-5 apart, the edit must move the outputs by 1e-3 or more, and after the session they must be bit for bit what they
-  were before (`tests/architectures/{EDITS}`). They were at most {off:.1g} apart; the edits moved the outputs by
-  {effect:.1g} or more.
+  columns are zero; in one layer of each kind in each tower, not the first where there is a second. To pass, the two
+  may be 1e-5 apart, the edit must move the outputs by 1e-3 or more, and after the session they must be bit for bit
+  what they were before (`tests/architectures/{EDITS}`). They were at most {off:.1g} apart; the edits moved the outputs
+  by {effect:.1g} or more.
 - The tiny models come from one shrinker, which knows the exceptions of {overrides} classes (`TINY` in
   `tests/architectures/configs.py`); their inputs are found by trying."""
 

@@ -58,5 +58,7 @@ def run(root: Path, files: Iterable[Path], names: Iterable[str] = ()) -> Reports
     """Run test files in this process, for every class or for those whose names hold one of `names`."""
     reports = Reports()
     chosen = ["-k", " or ".join(names)] if names else []
-    pytest.main(["-q", "-n0", "--rootdir", str(root), *chosen, *map(str, files)], plugins=[reports])
+    code = pytest.main(["-q", "-n0", "--rootdir", str(root), *chosen, *map(str, files)], plugins=[reports])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise SystemExit(f"pytest did not run the tests: {code!r}")
     return reports
