@@ -66,7 +66,7 @@ def _width(model: nn.Module, stack: Stack, layers: tuple[Layer, ...]) -> int:
 
 
 def _embeddings(model: nn.Module, group: Group, groups: list[Group]) -> str | None:
-    """The one module beside a stack that embeds its input; None for a tower whose sequence is put together elsewhere."""
+    """The one module beside a stack that embeds its input; None where the sequence is put together elsewhere."""
     if group.kind != "vision" and _logits(model) is not None:
         return None
     holder = group.path.rpartition(".")[0]
@@ -90,8 +90,12 @@ def _logits(model: nn.Module) -> str | None:
     try:
         head = model.get_output_embeddings()  # type: ignore[operator]
     except Exception:  # a model without a head says so in its own way
-        return None
-    return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None
+        head = None
+    if head is not None:
+        return next((name for name, module in model.named_modules() if module is head), None)
+    tables = {(m.embedding_dim, m.num_embeddings) for m in model.modules() if isinstance(m, nn.Embedding)}
+    heads = [name for name, module in model.named_modules() if linear_sizes(module) in tables]
+    return heads[0] if len(heads) == 1 else None
 
 
 def _image_token(config: object) -> int | None:

@@ -33,7 +33,8 @@ class Mixers:
         found = self.probes[key]
         outer = self.model.get_submodule(path.rpartition(".")[0])
         if found is None:
-            return _from_settings(path, module, outer, block), bool(states)
+            self.notes.append(f"attention whose forward could not be traced: {path}")
+            return Attention("softmax", path, registry=uses_registry(module)), bool(states)
         return _from_probe(path, module, outer, block, found), _is_cross(found, states)
 
     def _probe(self, module: nn.Module, states: tuple[str, ...]) -> Probe | None:
@@ -86,8 +87,10 @@ def _from_probe(path: str, module: nn.Module, outer: nn.Module, block: Block, fo
     leaves = linear_sizes(block_module(block, out_proj))[0] if out_proj else heads * value_dim  # type: ignore[index]
     if heads * value_dim != leaves == heads * call.v[-2]:  # attention over channels: its "tokens" are the features
         return Attention("softmax", path, heads, kv_heads, None, call.v[-2], out_proj, call.registry)
-    projections = [_projection(path, module, call, index, count * width) for index, count, width in (
-        (0, heads, head_dim), (1, kv_heads, head_dim), (2, kv_heads, value_dim))]
+    projections = [
+        _projection(path, module, call, index, count * width)
+        for index, count, width in ((0, heads, head_dim), (1, kv_heads, head_dim), (2, kv_heads, value_dim))
+    ]
     return Attention("softmax", path, heads, kv_heads, head_dim, value_dim, out_proj, call.registry, *projections)
 
 
@@ -114,7 +117,8 @@ def _choose(path: str, module: nn.Module, outer: nn.Module, block: Block, found:
         if out is not None:
             return call, out
     for call in calls:
-        inside = [f"{path}.{name}" for name in found.after if linear_sizes(module.get_submodule(name))[0] == call.q[-3] * call.v[-2]]  # type: ignore[index]
+        enters = call.q[-3] * call.v[-2]
+        inside = [f"{path}.{name}" for name in found.after if linear_sizes(module.get_submodule(name))[0] == enters]  # type: ignore[index]
         if inside:
             return call, inside[0]
     return calls[0], None
@@ -158,20 +162,3 @@ def _recurrent_heads(module: nn.Module) -> int | None:
         if name.rpartition(".")[2] in RECURRENT and parameter.dim() == 1 and "A" in name:
             return parameter.numel()
     return None
-
-
-def _from_settings(path: str, module: nn.Module, outer: nn.Module, block: Block) -> Attention:
-    """Where the module cannot be run: its own settings and the sizes of its projections."""
-    own = settings(module)
-    heads = next((own[name] for name in own if name in ("num_heads", "num_attention_heads", "n_heads", "n_head")), None)
-    linears = [(name, sizes) for name, child in module.named_modules() if (sizes := linear_sizes(child))]
-    head_dim = next((own[name] for name in ("head_dim", "attention_head_size", "key_value_proj_dim", "d_head") if name in own), None)
-    last_name, last = linears[-1] if linears else ("", (0, 0))
-    if heads is None and head_dim:
-        heads = last[0] // head_dim
-    if head_dim is None and heads:
-        head_dim = last[0] // heads
-    groups = own.get("num_key_value_groups", 1) or 1
-    kv_heads = heads // groups if heads else None
-    out = f"{path}.{last_name}" if heads and head_dim and last[0] == heads * head_dim else None
-    return Attention("softmax", path, heads, kv_heads, head_dim, head_dim, out, uses_registry(module))

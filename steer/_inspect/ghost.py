@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from .modules import linear_sizes
 
-_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")))
+_HOOK_NAMES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(_HOOK_NAMES))
 _KEYS = itertools.count()
 Tags = frozenset[str]
 
@@ -71,11 +72,11 @@ class Trace:
     def attended(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, registry: bool) -> None:
         """Note one call; q, k (B, H, T, d) or (B*H, T, d), v likewise."""
         sources = (tags(q) | roots(q), tags(k) | roots(k), tags(v) | roots(v))
-        shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
-        self.calls.append(Call(*shapes, sources, registry))
-        if q.dim() == 5:  # (B, H, blocks, T, d) or (B, blocks, H, T, d): the output projection will tell
-            moved = [(*shape[:1], *shape[2:3], *shape[1:2], *shape[3:]) for shape in shapes]
-            self.calls.append(Call(*moved, sources, registry))
+        call = Call(tuple(q.shape), tuple(k.shape), tuple(v.shape), sources, registry)
+        self.calls.append(call)
+        if q.dim() == 5:  # (B, blocks, H, T, d) or (B, H, blocks, T, d): the output projection will tell
+            moved = {name: tuple(getattr(call, name)[axis] for axis in (0, 2, 1, 3, 4)) for name in ("q", "k", "v")}
+            self.calls.append(replace(call, **moved))  # type: ignore[arg-type]
 
 
 def tags(tensor: torch.Tensor) -> Tags:
@@ -110,7 +111,7 @@ class Follow(TorchFunctionMode):
             given = given[:1]
         if name == "scaled_dot_product_attention":
             out = given[0].new_empty((*given[0].shape[:-1], given[2].shape[-1]))
-            self.trace.attended(*given[:3], registry=False)
+            self.trace.attended(given[0], given[1], given[2], registry=False)
             return mark(out, frozenset(), frozenset({"attended"}))
         out = func(*args, **kwargs)
         new_tags: Tags = frozenset().union(*(tags(tensor) for tensor in given))
@@ -176,7 +177,8 @@ def ghost(module: nn.Module, trace: Trace, config_for: dict[int, Any], path: str
 
 
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty(tuple(tensor.shape), dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype, device="meta")
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tuple(tensor.shape), dtype=dtype, device="meta")
 
 
 @contextmanager
@@ -196,7 +198,8 @@ def probing(trace: Trace, config_for: dict[int, Any]) -> Iterator[None]:
         config._attn_implementation_internal = key
     AttentionInterface._global_mapping[key] = attention
     try:
-        with _config.patch(meta_nonzero_assume_all_nonzero=True), Follow(trace), torch.no_grad():
+        assume = _config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
+        with assume, Follow(trace), torch.no_grad():
             yield
     finally:
         del AttentionInterface._global_mapping[key]

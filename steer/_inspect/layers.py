@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +34,7 @@ def read_layer(model: nn.Module, index: int, block: Block, mixers: Mixers) -> La
 
 def _branches(layer: Layer, block: Block, wiring: Wiring) -> Layer:
     """Add the modules whose output each branch adds to the residual stream."""
-    named = {}
+    named: dict[str, Any] = {}
     mlp = None
     mixers = block.softmax + [path for path, _ in block.other]
     for name, attention in (("attn_out", layer.attention), ("cross_attn_out", layer.cross_attention)):
@@ -51,7 +52,7 @@ def _branches(layer: Layer, block: Block, wiring: Wiring) -> Layer:
 def _child_holding(block: Block, attention: Attention) -> str:
     """The child of the block that the attention is in, or is."""
     below = attention.path[len(block.path) :].strip(".").split(".")
-    depth = 2 if len(below) > 1 and is_list(block.module._modules.get(below[0], block.module)) else 1
+    depth = 2 if len(below) > 1 and is_list(block.module._modules.get(below[0]) or block.module) else 1
     if is_list(block.module) or below == [""]:
         depth = 1
     return ".".join([block.path, *[part for part in below[:depth] if part]])
@@ -73,9 +74,10 @@ def _weighty(module: nn.Module) -> bool:
 
 
 def _mlp_of(block: Block, addition: Addition) -> str | None:
-    """The last part of the block with weights that this addition came through."""
+    """The part of the block with weights that this addition came from last."""
     parts = [path for path, child in _children(block) if _weighty(child) and _touches(path, addition.through)]
-    return parts[-1] if parts else None
+    last = [path for path in parts if addition.last and f"{addition.last}.".startswith(f"{path}.")]
+    return next(reversed(last or parts), None)
 
 
 def _touches(path: str, through: frozenset[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
@@ -63,7 +63,7 @@ def settings(module: nn.Module) -> dict[str, int]:
 
 
 @cache
-def words_of(forward: Callable[..., Any], owner: type, depth: int = 2) -> frozenset[str]:
+def words_of(forward: Callable[..., Any], owner: Hashable, depth: int = 2) -> frozenset[str]:
     """Names that a forward uses, those of its own methods and of plain functions beside it included."""
     code = getattr(inspect.unwrap(forward), "__code__", None)
     if code is None:
@@ -81,6 +81,11 @@ def words_of(forward: Callable[..., Any], owner: type, depth: int = 2) -> frozen
     return frozenset(words)
 
 
+def _words(module: nn.Module) -> frozenset[str]:
+    owner: Any = type(module)
+    return words_of(forward_of(module), owner)
+
+
 def _names(code: CodeType) -> Iterator[str]:
     yield from code.co_names
     if any(instruction.argrepr == "@" for instruction in dis.get_instructions(code)):
@@ -96,13 +101,13 @@ def attends(module: nn.Module) -> bool:
         return True
     if not any(linear_sizes(child) for child in module.modules()):
         return False
-    words = words_of(forward_of(module), type(module))
+    words = _words(module)
     return bool(words & ATTENDS) or bool(words & {"softmax", "Softmax"} and words & PRODUCTS)
 
 
 def uses_registry(module: nn.Module) -> bool:
     """Whether the module asks transformers' AttentionInterface for its attention function."""
-    words = words_of(forward_of(module), type(module))
+    words = _words(module)
     return "get_interface" in words or "ALL_ATTENTION_FUNCTIONS" in words
 
 

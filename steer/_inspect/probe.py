@@ -16,9 +16,11 @@ from torch import nn
 from .ghost import Call, Trace, ghost, mark, probing
 from .modules import forward_of, linear_sizes, settings, uses_registry
 
-TOKENS, STATES = 7, 5  # lengths of the sequence and of another tower's states: primes that no head count divides into
+TOKENS, STATES = 7, 5  # of the sequence and of another tower's states: primes, which no count of heads is
 _STATES = re.compile(r"states|hidden|context|memory|media|latent|features|encoder|key|value|source|kv|^query")
-_NOT_STATES = re.compile(r"past|shared|cache|mask|position|output|layer|dropout|length|bias|indices|topk|ids|shape|size|grid")
+_NOT_STATES = re.compile(
+    r"past|shared|cache|mask|position|output|layer|dropout|length|bias|indices|topk|ids|shape|size|grid"
+)
 _ROTARY = re.compile(r"position_embed|rotary|rope|freqs|^cos$|^sin$|^pos_emb")
 
 
@@ -32,8 +34,8 @@ class Probe:
 
 def states_parameters(module: nn.Module) -> list[str]:
     """Parameters of the forward that can carry another tower's states (not the first, which is the residual stream)."""
-    names = [name for name in _parameters(module)][1:]
-    return [name for name in names if _STATES.search(name) and not _NOT_STATES.search(name)]
+    names = list(_parameters(module))[1:]
+    return [name for name in names if not _NOT_STATES.search(name) and not _ROTARY.search(name)]
 
 
 def probe(module: nn.Module, states: tuple[str, ...] = (), shared: dict[Any, Any] | None = None) -> Probe | None:
@@ -142,8 +144,8 @@ class _Guess:
             return torch.zeros(1, TOKENS, TOKENS, dtype=torch.long, device="meta")
         if "mask" in name and (self.mask is not None or not optional):
             of_states = _STATES.search(name) and not name.startswith("query")
-            among_states = self.mask is not None and self.mask.dim() == 2 and of_states
-            return self.mask.new_zeros(1, STATES) if among_states else self.mask
+            two_axes = self.mask is not None and self.mask.dim() == 2
+            return torch.ones(1, STATES, dtype=torch.bool, device="meta") if of_states and two_axes else self.mask
         if optional:
             return _SKIP
         if _STATES.search(name) and not _NOT_STATES.search(name):
@@ -158,7 +160,8 @@ def _rotaries(module: nn.Module) -> Iterator[Any]:
     """Rotary angles in the layouts that attention modules take, for every width that can be a head's."""
     own = settings(module)
     config = next((value for value in vars(module).values() if hasattr(value, "to_dict")), None)
-    named = own | {key: value for key, value in (vars(config) if config else {}).items() if type(value) is int and key not in own}
+    told = vars(config) if config else {}
+    named = own | {key: value for key, value in told.items() if type(value) is int and key not in own}
     turned = [value for key, value in named.items() if re.search(r"rope|rotary", key) and 1 < value < 4096]
     dims = [value for key, value in named.items() if re.search(r"head.*(dim|size)|^d_?k?v?$", key) and 1 < value < 4096]
     heads = [value for key, value in named.items() if re.search(r"head", key) and "dim" not in key and value]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from .modules import attends, is_depthwise, is_list, is_plain, linear_sizes, recurrence
+from .towers import by_config, by_modality
 
 
 @dataclass
@@ -54,10 +55,10 @@ def loose_mixers(model: nn.Module, stacks: list[Stack]) -> list[str]:
 
 
 def _is_bare_tower(module: nn.Module) -> bool:
-    """A part of a model that takes pictures or sound in by itself."""
-    modalities = getattr(type(module), "input_modalities", None) or ()
-    named = {modalities} if isinstance(modalities, str) else set(modalities)
-    return bool(named) and named <= {"image", "video", "audio"} and not isinstance(module, (nn.ModuleList, nn.Sequential))
+    """A part of a model that takes pictures or sound in by itself, by the word of its class or of its own config."""
+    if is_list(module) or not any(is_list(child) and len(list(child.children())) > 1 for child in module.children()):
+        return False
+    return (by_modality(module) or by_config(module)) in ("vision", "audio")
 
 
 def _touch(path: str, other: str) -> bool:
@@ -67,7 +68,7 @@ def _touch(path: str, other: str) -> bool:
 def _search(module: nn.Module, path: str, found: list[Stack]) -> None:
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
-        if is_list(child) and len(child):
+        if is_list(child):
             blocks = [block for key, element in child.named_children() for block in _blocks(element, f"{below}.{key}")]
             if any(block.softmax or block.other for block in blocks):
                 found.append(Stack(below, blocks))
@@ -87,8 +88,10 @@ def _blocks(element: nn.Module, path: str) -> list[Block]:
         if children and all(_is_block(child) for _, child in children):
             return [block for key, child in children for block in _blocks(child, f"{path}.{key}")]
     for name, child in element.named_children():
-        if is_list(child) and len(child) > 1 and all(attends(inner) for inner in child):
-            return [Block(f"{path}.{name}.{key}", inner, [f"{path}.{name}.{key}"]) for key, inner in child.named_children()]
+        mixers = dict(child.named_children()) if is_list(child) else {}
+        if len(mixers) > 1 and all(attends(inner) for inner in mixers.values()):
+            below = f"{path}.{name}"
+            return [Block(f"{below}.{key}", inner, [f"{below}.{key}"]) for key, inner in mixers.items()]
     halves = [(name, child) for name, child in element.named_children() if _is_block(child)]
     if len(halves) > 1:
         return [block for name, child in halves for block in _blocks(child, f"{path}.{name}")]
@@ -101,7 +104,7 @@ def _is_block(module: nn.Module) -> bool:
     """Whether a module holds both a mixer and, outside it, a layer that widens: what a block of a tower holds."""
     found = Block("", module)
     _mixers(module, "", found)
-    mixers = [path for path in found.softmax] + [path for path, _ in found.other]
+    mixers = found.softmax + [path for path, _ in found.other]
     if not mixers:
         return False
     outside = [

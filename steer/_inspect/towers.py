@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
 
 from torch import nn
 
@@ -34,7 +33,9 @@ def name_groups(model: nn.Module, groups: list[Group]) -> list[Group]:
     reads = [_reads(model, path, paths) for path in paths]
     writer = _writer(model, groups, reads)
     text = groups[writer] if writer is not None else None
-    named = [replace(group, kind=_kind(model, group, text, read, paths)) for group, read in zip(groups, reads)]
+    named = [
+        replace(group, kind=_kind(model, group, text, read, paths)) for group, read in zip(groups, reads, strict=True)
+    ]
     if writer is not None:
         named = _interleave(named, named[writer])
     if text is not None:  # before any other decoder
@@ -101,24 +102,26 @@ def _reads(model: nn.Module, path: str, paths: list[str]) -> str | None:
     for _, owner, alone in _owners(model, path, paths):
         if owner is model and not alone:
             break
-        says = "tokens" if alone and _embeds_vocabulary(owner) else _by_modality(owner) if alone else None
-        says = says or _by_config(owner)
+        says = "tokens" if alone and _embeds_vocabulary(owner) else by_modality(owner) if alone else None
+        says = says or by_config(owner)
         if says is not None:
             return says
         if alone and (seen := _by_modules(owner, paths)) is not None:
             return seen
-    return "tokens" if getattr(getattr(model, "config", None), "vocab_size", None) else None
+    beside = model.get_submodule(path.rpartition(".")[0]).children()
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    return "tokens" if vocabulary or any(isinstance(child, nn.Embedding) for child in beside) else None
 
 
 def _embeds_vocabulary(owner: nn.Module) -> bool:
-    vocabulary = getattr(getattr(owner, "config", None), "vocab_size", None)
-    return bool(vocabulary) and any(
+    vocabulary = getattr(getattr(owner, "config", None), "vocab_size", None) or 0
+    return vocabulary > 0 and any(
         isinstance(module, nn.Embedding) and module.num_embeddings >= vocabulary for module in _beside_stacks(owner)
     )
 
 
-def _by_modality(owner: nn.Module) -> str | None:
-    """transformers' own word for what a module takes in."""
+def by_modality(owner: nn.Module) -> str | None:
+    """The word of transformers for what a module takes in."""
     modalities = getattr(type(owner), "input_modalities", None)
     named = {modalities} if isinstance(modalities, str) else set(modalities or ())
     if named and named <= {"image", "video"}:
@@ -127,7 +130,7 @@ def _by_modality(owner: nn.Module) -> str | None:
     return "audio" if named == {"audio"} or first in ("input_features", "input_values") else None
 
 
-def _by_config(owner: nn.Module) -> str | None:
+def by_config(owner: nn.Module) -> str | None:
     config = getattr(owner, "config", None)
     if config is None or getattr(config, "sub_configs", None):
         return None
@@ -240,7 +243,7 @@ def _merge(groups: list[Group]) -> list[Group]:
 
 def _common(one: str, other: str) -> str:
     parts = []
-    for left, right in zip(one.split("."), other.split(".")):
+    for left, right in zip(one.split("."), other.split("."), strict=False):
         if left != right:
             break
         parts.append(left)

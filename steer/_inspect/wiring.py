@@ -84,6 +84,10 @@ def _tree(function: FunctionType) -> ast.FunctionDef:
     return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]  # type: ignore[return-value]
 
 
+def _of_torch(function: FunctionType) -> bool:
+    return function.__module__.startswith("torch.")
+
+
 def _first(value: Any) -> Flow | None:
     if isinstance(value, Flow):
         return value
@@ -162,7 +166,7 @@ class _Reader:
             for name, child in module.named_children():
                 flow = _first(self.call_module(_Module(f"{path}.{name}", child), [flow], {})) or flow
             return Flow(((path, flow.through | {path}),), False, flow.roots)
-        if is_plain(module) or not isinstance(function, FunctionType) or function.__module__.startswith("torch."):
+        if is_plain(module) or not isinstance(function, FunctionType) or _of_torch(function):
             return flow
         before = len(self.wiring.additions)
         result = self.call(_Function(function, target), args, kwargs)
@@ -172,17 +176,21 @@ class _Reader:
         return Flow(((path, merged.through | {path}),), False, merged.roots)
 
     def call(self, target: _Function, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        names = [name for name in inspect.signature(target.function).parameters]
+        names = list(inspect.signature(target.function).parameters)
         if target.owner is not None:
             names = names[1:]
-        given = dict.fromkeys(names) | dict(zip(names, args)) | {key: kwargs[key] for key in kwargs if key in names}
+        given = (
+            dict.fromkeys(names)
+            | dict(zip(names, args, strict=False))
+            | {key: kwargs[key] for key in kwargs if key in names}
+        )
         return self.run(target.function, target.owner, given)
 
     def _note_states(self, target: _Module, args: list[Any], kwargs: dict[str, Any]) -> None:
         from .probe import states_parameters
 
         names = [name for name in inspect.signature(forward_of(target.module)).parameters if name != "self"]
-        given = dict(zip(names, args)) | kwargs
+        given = dict(zip(names, args, strict=False)) | kwargs
         own = _first(args) or _first(list(kwargs.values())) or Flow()
         passed = [
             name
@@ -195,15 +203,14 @@ class _Reader:
 class _Frame:
     """The statements and expressions of one function."""
 
-    def __init__(self, reader: _Reader, owner: _Module | None, outer: dict, scope: dict, returned: list) -> None:
+    def __init__(
+        self, reader: _Reader, owner: _Module | None, outer: dict[str, Any], scope: dict[str, Any], returned: list[Any]
+    ) -> None:
         self.reader, self.owner, self.outer, self.scope, self.returned = reader, owner, outer, scope, returned
 
     def body(self, statements: list[ast.stmt]) -> bool:
         """Read statements in order; True when the last one read returns."""
-        for statement in statements:
-            if self.statement(statement):
-                return True
-        return False
+        return any(self.statement(statement) for statement in statements)
 
     def statement(self, node: ast.stmt) -> bool:
         match node:
@@ -259,7 +266,9 @@ class _Frame:
                 if decisive in verdicts:
                     return decisive
                 return None if None in verdicts else not decisive
-            case ast.Compare(left=ast.Name(id=name), ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
+            case ast.Compare(
+                left=ast.Name(id=name), ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]
+            ):
                 if name in self.scope:
                     return (self.scope[name] is None) == isinstance(op, ast.Is)
                 return None
@@ -269,7 +278,9 @@ class _Frame:
         if self.owner is None or not names <= {"self", "hasattr", "getattr", "isinstance", "len"} | set(self.outer):
             return None
         try:
-            return bool(eval(compile(ast.Expression(node), "<wiring>", "eval"), self.outer, {"self": self.owner.module}))
+            return bool(
+                eval(compile(ast.Expression(node), "<wiring>", "eval"), self.outer, {"self": self.owner.module})
+            )
         except Exception:  # a condition on the module that cannot be read is one that is not known
             return None
 
@@ -278,8 +289,9 @@ class _Frame:
             case ast.Name(id=name):
                 self.scope[name] = value
             case ast.Tuple(elts=targets) | ast.List(elts=targets):
-                items = value if isinstance(value, list) and len(value) == len(targets) else [_first(value)] * len(targets)
-                for item, inner in zip(targets, items):
+                fits = isinstance(value, list) and len(value) == len(targets)
+                items = value if fits else [_first(value)] * len(targets)
+                for item, inner in zip(targets, items, strict=True):
                     self.assign(item, inner)
             case ast.Starred(value=inner):
                 self.assign(inner, value)
@@ -329,7 +341,7 @@ class _Frame:
         if isinstance(value, _Module) and is_list(value.module) and isinstance(key, int):
             names = list(value.module._modules)
             name = names[key]
-            return _Module(f"{value.path}.{name}", value.module._modules[name])
+            return _Module(f"{value.path}.{name}", value.module.get_submodule(name))
         if isinstance(value, list) and isinstance(key, int) and -len(value) <= key < len(value):
             return value[key]
         return _first(value)
@@ -348,9 +360,9 @@ class _Frame:
         handed = next((value for value in args if isinstance(value, (_Function, _Module))), None)
         if isinstance(target, _Module):
             return self.reader.call_module(target, args, kwargs)
-        if isinstance(target, _Function) and handed is None and not target.function.__module__.startswith("torch."):
-            if any(_first(value) for value in [*args, *kwargs.values()]):
-                return self.reader.call(target, args, kwargs)
+        given = any(_first(value) for value in [*args, *kwargs.values()])
+        if isinstance(target, _Function) and handed is None and given and not _of_torch(target.function):
+            return self.reader.call(target, args, kwargs)
         if handed is not None and _first(args) is not None:
             flows = [value for value in args if _first(value) is not None]
             if isinstance(handed, _Module):

@@ -46,6 +46,7 @@ class Watch(TorchFunctionMode):
         self.sizes: dict[str, Sizes] = {}
         self.outs: dict[str, str] = {}
         self.leaving: tuple[str, int] | None = None
+        self.calls = 0
         self.products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self.waiting: tuple[str, Sizes] | None = None
@@ -55,7 +56,8 @@ class Watch(TorchFunctionMode):
         self.keep(self.paths[id(module)], (q.shape[1], k.shape[1], q.shape[-1], v.shape[-1]))
 
     def keep(self, path: str, sizes: Sizes) -> None:
-        """Note one call; the next linear layer of that width is the output projection."""
+        """Note one call; the next linear layer of that width to be given its result is the output projection."""
+        self.calls += 1
         self.sizes.setdefault(path, sizes)
         self.leaving = path, sizes[0] * sizes[3]
 
@@ -67,7 +69,8 @@ class Watch(TorchFunctionMode):
                 heads = kv_heads = args[0].shape[-1] // value
             self.keep(path, (heads, kv_heads, width, value))
             self.waiting = None
-        if self.leaving is not None and isinstance(module, nn.Linear) and module.in_features == self.leaving[1]:
+        linear = isinstance(module, nn.Linear) and args and getattr(args[0], "after_call", 0) == self.calls
+        if linear and self.leaving is not None and module.in_features == self.leaving[1]:
             self.outs.setdefault(self.leaving[0], self.paths[id(module)])
             self.leaving = None
 
@@ -93,10 +96,16 @@ class Watch(TorchFunctionMode):
             kwargs.pop("device", None)
         out = self._call(func, args, kwargs)
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if isinstance(out, torch.Tensor):
+            joined = [part for value in args if isinstance(value, (list, tuple)) for part in value]  # as in torch.cat
+            out.after_call = max((getattr(value, "after_call", 0) for value in (*given, *joined)), default=0)
+        if name == "scaled_dot_product_attention":
+            out.after_call = self.calls
         if name in PRODUCTS and len(given) >= 2:
             left, right = given[-2:]
             if self.scores is not None and any(value.shape == self.scores[2].shape for value in (left, right)):
                 self._weigh(right if left.shape == self.scores[2].shape else left)
+                out.after_call = self.calls + (self.waiting is not None)
             else:
                 self.products = [*self.products[-7:], (left, right, out)]
         if name == "softmax":
@@ -107,7 +116,7 @@ class Watch(TorchFunctionMode):
         return out
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The function itself; where it minds that some tensors hold values and others shapes only, with shapes only."""
+        """The function; where it minds that some tensors hold values and others shapes only, with shapes only."""
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
@@ -143,9 +152,12 @@ def watch(model: nn.Module) -> tuple[Watch, list[Any]]:
 
     def probe(module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> Any:
         seen.receive(module, q, k, v)
-        return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]), None
+        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+        out.after_call = seen.calls  # type: ignore[attr-defined]
+        return out, None
 
     AttentionInterface.register(KEY, probe)
+
     def mask(batch_size: int, q_length: int, kv_length: int, *_: Any, **__: Any) -> torch.Tensor | None:
         return torch.empty(batch_size, 1, q_length, kv_length, device="meta") if seen.masks else None
 
@@ -219,7 +231,9 @@ def main(wanted: list[str]) -> None:
         received, errors = record(cls)
         received = {path: found for path, found in received.items() if not configs.not_over_tokens(name, path)}
         truth[name] = pack(received)
-        print(f"{name}: {len(received)} modules, {time.perf_counter() - start:.1f} s", *errors, sep="\n    ! ", flush=True)
+        print(
+            f"{name}: {len(received)} modules, {time.perf_counter() - start:.1f} s", *errors, sep="\n    ! ", flush=True
+        )
     FILE.write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n")
 
 

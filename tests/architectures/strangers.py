@@ -14,8 +14,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
-
-
 class Gaze(nn.Module):
     """Attention with q, k and v in one projection, per head q then k then v in the order of the features."""
 
@@ -80,9 +78,6 @@ class Owl(nn.Module):
         return self.verdict(stream)
 
 
-
-
-
 class LynxConfig(PretrainedConfig):
     model_type = "lynx"
 
@@ -104,16 +99,23 @@ def by_hand(module: nn.Module, q: Any, k: Any, v: Any, attention_mask: Any, scal
 class LynxMixer(nn.Module):
     """Grouped queries; a head is wider than hidden size / heads; over `others` where there are some."""
 
-    def __init__(self, config: LynxConfig, size: int, groups: tuple[int, int], wide: int, source: int | None = None) -> None:
+    def __init__(
+        self, config: LynxConfig, size: int, groups: tuple[int, int], wide: int, source: int | None = None
+    ) -> None:
         super().__init__()
         self.config, self.wide = config, wide
-        self.num_key_value_groups, self.is_causal = groups[0] // groups[1], False  # transformers' functions ask for these
+        self.num_key_value_groups, self.is_causal = (
+            groups[0] // groups[1],
+            False,
+        )  # transformers' functions ask for these
         source = source or size
         self.wq = nn.Linear(size, groups[0] * wide, bias=False)
         self.wk, self.wv = (nn.Linear(source, groups[1] * wide, bias=False) for _ in range(2))
         self.wo = nn.Linear(groups[0] * wide, size, bias=False)
 
-    def forward(self, x: torch.Tensor, others: torch.Tensor | None = None, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, others: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         source = x if others is None else others
         q = self.wq(x).unflatten(-1, (-1, self.wide)).transpose(1, 2)
         k, v = (layer(source).unflatten(-1, (-1, self.wide)).transpose(1, 2) for layer in (self.wk, self.wv))

@@ -1,4 +1,4 @@
-"""Models that transformers does not know map by the same rules, and a head steered through the map is the head meant."""
+"""Models that transformers does not know map by the same rules; a head steered through the map is the head meant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE, WORDS = (2, 3, 16, 16), 6
 
 @dataclass(frozen=True)
 class Stranger:
-    """How to build and run a model, and per tower: blocks, width, (heads, KV heads, width of a head), where it leaves."""
+    """How to build and run a model; per tower: blocks, width, (heads, KV heads, head's width), where heads leave."""
 
     build: Callable[[], nn.Module]
     run: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]

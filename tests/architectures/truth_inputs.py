@@ -78,8 +78,11 @@ def guesses(module: nn.Module) -> Iterator[dict[str, Any]]:
             floats(count, width),
             floats(1, channels, side, side),
         ],
-        "input_features": [floats(1, mels, 2 * setting(config, "max_source_positions", default=100)), floats(mels, 200),
-                           floats(1, 200, mels)],
+        "input_features": [
+            floats(1, mels, 2 * setting(config, "max_source_positions", default=100)),
+            floats(mels, 200),
+            floats(1, 200, mels),
+        ],
         "feature_lens": [torch.tensor([200])],
         "aftercnn_lens": [torch.tensor([100])],
         "input_features_mask": [torch.ones(1, 200, dtype=torch.bool)],
@@ -108,11 +111,16 @@ def guesses(module: nn.Module) -> Iterator[dict[str, Any]]:
         for tokens in (alone + crossed, alone):
             yield {name: options[name][0] for name in tokens}
     for values in itertools.islice(itertools.product(*(options[name] for name in known)), 100):
-        yield {name: value for name, value in zip(known, values) if value is not None}
+        yield {name: value for name, value in zip(known, values, strict=True) if value is not None}
 
 
 # Parts that the guesses do not reach: arguments for one forward each.
 CALLS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
+    "AriaForConditionalGeneration": {
+        "model.multi_modal_projector": lambda: {"key_value_states": floats(1, 1225, 1152)}
+    },
+    "Kosmos2ForConditionalGeneration": {"image_to_text_projection": lambda: {"features": floats(1, TOKENS, 1024)}},
+    "Kosmos2_5ForConditionalGeneration": {"image_to_text_projection": lambda: {"features": floats(1, TOKENS, 1536)}},
     "AltCLIPModel": {"text_model": lambda: {"input_ids": ints(1, TOKENS), "position_ids": ints(1, TOKENS)}},
     "Dots3NoteForConditionalGeneration": {
         "model.audio_tower": lambda: {
@@ -122,7 +130,10 @@ CALLS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
     },
     "Emu3ForConditionalGeneration": {
         "model.vqmodel.encoder": lambda: {"pixel_values": floats(1, 4, 3, 64, 64)},
-        "model.vqmodel.decoder": lambda: {"hidden_states": floats(1, 1, 4, 8, 8), "quant_states": floats(1, 1, 4, 8, 8)},
+        "model.vqmodel.decoder": lambda: {
+            "hidden_states": floats(1, 1, 4, 8, 8),
+            "quant_states": floats(1, 1, 4, 8, 8),
+        },
     },
     "EvollaForProteinText2Text": {
         "model.protein_encoder.sequence_compressor_resampler": lambda: {
@@ -181,7 +192,11 @@ CALLS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
 
 
 def _qformer() -> dict[str, Any]:
-    return {"input_ids": ints(1, TOKENS), "query_embeds": floats(1, 32, 768), "encoder_hidden_states": floats(1, 9, 1408)}
+    return {
+        "input_ids": ints(1, TOKENS),
+        "query_embeds": floats(1, 32, 768),
+        "encoder_hidden_states": floats(1, 9, 1408),
+    }
 
 
 def _packed(features: int) -> dict[str, Any]:
