@@ -52,6 +52,11 @@ def forward_of(module: nn.Module) -> Callable[..., Any]:
     return inspect.unwrap(type(module).forward)
 
 
+def of_torch(function: FunctionType) -> bool:
+    """Whether a function is torch's own, and so has nothing to read."""
+    return function.__module__.startswith("torch.")
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Whether the module is a convolution of each channel with itself, as token mixers use."""
     return isinstance(module, CONVS) and module.groups > 1 and module.groups == module.in_channels
@@ -76,7 +81,7 @@ def words_of(forward: Callable[..., Any], owner: Hashable, depth: int = 2) -> fr
         target = namespace.get(word, inspect.getattr_static(owner, word, None))
         if isinstance(target, (staticmethod, classmethod)):
             target = target.__func__
-        if isinstance(target, FunctionType) and not target.__module__.startswith("torch."):
+        if isinstance(target, FunctionType) and not of_torch(target):
             words |= words_of(target, owner, depth - 1)
     return frozenset(words)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from .modules import CONVS, forward_of, is_list, is_norm, is_plain, linear_sizes
+from .modules import CONVS, forward_of, is_list, is_norm, is_plain, linear_sizes, of_torch
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,6 @@ def _tree(function: FunctionType) -> ast.FunctionDef:
     return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]  # type: ignore[return-value]
 
 
-def _of_torch(function: FunctionType) -> bool:
-    return function.__module__.startswith("torch.")
-
-
 def _first(value: Any) -> Flow | None:
     if isinstance(value, Flow):
         return value
@@ -98,10 +94,8 @@ def _first(value: Any) -> Flow | None:
 
 def _union(values: list[Any]) -> Flow | None:
     flows = [flow for value in values if (flow := _first(value)) is not None]
-    if not flows:
-        return None
-    if len(flows) == 1:
-        return flows[0]
+    if len(flows) < 2:
+        return flows[0] if flows else None
     leading = max(flows, key=lambda flow: len(flow.through))
     through = frozenset().union(*(flow.through for flow in flows))
     roots = frozenset().union(*(flow.roots for flow in flows))
@@ -166,7 +160,7 @@ class _Reader:
             for name, child in module.named_children():
                 flow = _first(self.call_module(_Module(f"{path}.{name}", child), [flow], {})) or flow
             return Flow(((path, flow.through | {path}),), False, flow.roots)
-        if is_plain(module) or not isinstance(function, FunctionType) or _of_torch(function):
+        if is_plain(module) or not isinstance(function, FunctionType) or of_torch(function):
             return flow
         before = len(self.wiring.additions)
         result = self.call(_Function(function, target), args, kwargs)
@@ -361,7 +355,7 @@ class _Frame:
         if isinstance(target, _Module):
             return self.reader.call_module(target, args, kwargs)
         given = any(_first(value) for value in [*args, *kwargs.values()])
-        if isinstance(target, _Function) and handed is None and given and not _of_torch(target.function):
+        if isinstance(target, _Function) and handed is None and given and not of_torch(target.function):
             return self.reader.call(target, args, kwargs)
         if handed is not None and _first(args) is not None:
             flows = [value for value in args if _first(value) is not None]
