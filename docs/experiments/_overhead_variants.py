@@ -32,6 +32,7 @@ LLAMA_135M = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
+CUT = {"num_hidden_layers": 3, "vocab_size": 136}
 TOY = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -68,7 +69,7 @@ class Case:
 
 
 def build(name: str, seed: int) -> Case:
-    """One of "llama-135m", "tiny-vlm" and "toy", in float32."""
+    """One of "llama-135m", the same cut to three layers and few words, "tiny-vlm" and "toy", in float32."""
     torch.manual_seed(seed)
     tiny, processor = steer.zoo.load("tiny-vlm")
     if name == "tiny-vlm":
@@ -80,7 +81,7 @@ def build(name: str, seed: int) -> Case:
             )
         )
         return _case(name, tiny, processor, inputs, tiny.model.language_model.layers, "model.language_model.layers")
-    shape = LLAMA_135M if name == "llama-135m" else TOY
+    shape = {"llama-135m": LLAMA_135M, "llama-135m-cut": LLAMA_135M | CUT, "toy": TOY}[name]
     config = hf.LlamaConfig(**shape, bos_token_id=1, eos_token_id=None, pad_token_id=0)
     model = hf.LlamaForCausalLM(config).eval()
     ids = torch.randint(2, shape["vocab_size"], (1, PROMPT))

@@ -1,7 +1,8 @@
 """What a session costs: time, instructions, memory and import, beside hand-written hooks and other libraries.
 
     python docs/experiments/overhead.py            # on two quiet cores; writes docs/overhead.md, .json, .png
-    python docs/experiments/overhead.py --quick    # the toy only, a few rounds, no valgrind
+    python docs/experiments/overhead.py --parts times imports    # keeps the other parts as they are stored
+    python docs/experiments/overhead.py --quick    # the toy only, a few rounds
 
 Other libraries appear where they are installed: nnsight, repsteer and steering-vectors. Times are taken in rounds; a
 round runs every variant once, in random order, and a ratio is between two variants of one round.
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _overhead_page import plot, write
 from _overhead_variants import MORE, PEERS, VARIANTS, Case, build, largest_difference, peers, usable
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,9 +42,9 @@ SEED = 0
 # Where arithmetic is nearly nothing a second thread only waits.
 THREADS = {"llama-135m": 2, "tiny-vlm": 1, "toy": 1}
 TOKENS = 32
-ROUNDS = {"llama-135m": 20, "tiny-vlm": 40, "toy": 40}
-STEPS = {"llama-135m": 150, "tiny-vlm": 600, "toy": 1500}
-WARM, COUNTED_TOKENS, COUNTED_STEPS = 8, 12, 5
+ROUNDS = {"toy": 40, "tiny-vlm": 40, "llama-135m": 20}
+STEPS = {"toy": 1000, "tiny-vlm": 400, "llama-135m": 120}
+WARM, COUNTED_TOKENS, COUNTED_STEPS = 6, 9, 5
 PROMPTS = (64, 2048)
 IMPORTS = 10
 OUT = Path(__file__).parents[1]
@@ -62,8 +64,8 @@ def quiet_gc() -> Iterator[None]:
         gc.enable()
 
 
-def generations(case: Case, variants: dict[str, Any], rounds: int, now: Clock) -> tuple[Times, Times]:
-    """Seconds to write TOKENS tokens inside an open session, and to open and close one, round by round."""
+def generations(case: Case, variants: dict[str, Any], rounds: int, tokens: int, now: Clock) -> tuple[Times, Times]:
+    """Seconds to write so many tokens inside an open session, and to open and close one, round by round."""
     order, seconds, around = list(variants), {n: [] for n in variants}, {n: [] for n in variants}
     shuffle = random.Random(SEED).shuffle
     for turn in range(rounds + 1):
@@ -74,7 +76,7 @@ def generations(case: Case, variants: dict[str, Any], rounds: int, now: Clock) -
                 manager = variants[name](case)
                 write = manager.__enter__()
                 opened = now()
-                write(TOKENS)
+                write(tokens)
                 written = now()
                 manager.__exit__(None, None, None)
                 closed = now()
@@ -259,28 +261,20 @@ def imports(times: int) -> Times:
     return seconds
 
 
-def measure(quick: bool, only: list[str], threads: int | None, clock: str) -> dict[str, Any]:
-    now = CLOCKS[clock]
-    found: dict[str, Any] = {
-        "quick": quick,
-        "clock": clock,
-        "tokens": TOKENS,
-        "versions": {"python": platform.python_version()}
-        | {n: version(n) for n in ("torch", "transformers")}
-        | {"steer": steer.__version__, **peers()},
-        "when": time.strftime("%Y-%m-%d"),
-        "models": {},
-    }
-    for name in only:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        torch.set_num_threads(threads or THREADS[name])
+def measure_times(names: list[str], given: argparse.Namespace) -> dict[str, Any]:
+    """Every model's generations and steps."""
+    now, found = CLOCKS[given.clock], {}
+    for name in names:
+        print(f"times of {name} ...", file=sys.stderr, flush=True)
+        torch.set_num_threads(given.threads or THREADS[name])
         case = build(name, SEED)
-        variants, failed = usable(case, 4 if quick else TOKENS, more=name == "toy")
-        rounds = 3 if quick else ROUNDS[name]
-        seconds, around = generations(case, variants, rounds, now)
+        variants, failed = usable(case, given.tokens, more=name == "toy")
+        rounds = 2 if given.quick else given.rounds or ROUNDS[name]
+        seconds, around = generations(case, variants, rounds, given.tokens, now)
         # A peer's own `generate` wraps the model; a single step of it would not be what its users run.
         stepped = {n: v for n, v in variants.items() if n not in ("nnsight", "repsteer")}
-        found["models"][name] = {
+        repeats = 4 if given.quick else STEPS[name] * rounds // ROUNDS[name] + 2
+        found[name] = {
             "layers": len(case.layers),
             "rounds": rounds,
             "threads": torch.get_num_threads(),
@@ -289,55 +283,69 @@ def measure(quick: bool, only: list[str], threads: int | None, clock: str) -> di
             "failed": failed,
             "generation": seconds,
             "open_and_close": around,
-            "step": steps(case, stepped, 20 if quick else STEPS[name], now),
+            "step": steps(case, stepped, repeats, now),
         }
-        if name == only[-1]:
-            found["memory"] = memory(case) if not quick else None
-    found["memory_model"] = only[-1]
-    found["imports"] = None if quick else imports(IMPORTS)
-    found["instructions"] = {} if quick else _instructions(found)
     return found
 
 
-def _instructions(found: dict[str, Any]) -> dict[str, Any]:
+def measure_instructions() -> dict[str, Any]:
     print("instructions ...", file=sys.stderr, flush=True)
-    toy = list(found["models"]["toy"]["generation"])
+    toy = [*VARIANTS, *MORE, *peers()]
     return {
         "toy": counted("toy", toy, "tokens", COUNTED_TOKENS),
-        "llama-135m": counted("llama-135m", list(VARIANTS), "steps", COUNTED_STEPS),
+        "llama-135m": counted("llama-135m-cut", list(VARIANTS), "steps", COUNTED_STEPS),
     }
+
+
+def measure(given: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Fill in the parts asked for; what else is in `found` stays."""
+    found |= {"quick": given.quick, "tokens": given.tokens, "note": given.note, "when": time.strftime("%Y-%m-%d")}
+    found["versions"] = {"python": platform.python_version(), "steer": steer.__version__}
+    found["versions"] |= {n: version(n) for n in ("torch", "transformers")} | peers()
+    if "times" in given.parts:
+        found["clock"] = given.clock
+        found["models"] = measure_times(["toy"] if given.quick else list(ROUNDS), given)
+    if "memory" in given.parts:
+        torch.set_num_threads(given.threads or 2)
+        found["memory"] = memory(build("llama-135m-cut", SEED))
+    if "imports" in given.parts:
+        found["imports"] = imports(IMPORTS)
+    if "instructions" in given.parts:
+        found["instructions"] = measure_instructions()
+
+
+PARTS = ("times", "memory", "imports", "instructions")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the toy only, a few rounds, no valgrind")
+    parser.add_argument("--quick", action="store_true", help="times of the toy only, a few rounds")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these; keep the rest as stored"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder for overhead.md, .json and .png")
     parser.add_argument("--threads", type=int, help="instead of THREADS, on a machine that does other things too")
+    parser.add_argument("--rounds", type=int, help="instead of ROUNDS")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu is steadier on such a machine")
     parser.add_argument("--note", default="", help="a sentence for the page, on the circumstances of this run")
     parser.add_argument("--count", help=argparse.SUPPRESS)
     parser.add_argument("--what", help=argparse.SUPPRESS)
     parser.add_argument("--amount", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--names", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--page", action="store_true", help="write the page again from overhead.json")
     given = parser.parse_args()
     if given.count:
         count(given.count, given.names, given.what, given.amount)
         return
     stored = given.out / "overhead.json"
-    if given.page:
-        found = json.loads(stored.read_text())
-    else:
-        found = measure(
-            given.quick, ["toy"] if given.quick else ["toy", "tiny-vlm", "llama-135m"], given.threads, given.clock
-        )
-        found["note"] = given.note
-        given.out.mkdir(parents=True, exist_ok=True)
-        stored.write_text(json.dumps(found, indent=1))
-    from _overhead_page import plot, write
-
+    given.out.mkdir(parents=True, exist_ok=True)
+    given.tokens = TOKENS
+    if given.quick:
+        given.parts, given.tokens = ["times"], 4
+    found = json.loads(stored.read_text()) if stored.exists() and not given.quick else {}
+    measure(given, found)
+    stored.write_text(json.dumps(found))
     plot(found, given.out / "overhead.png")
-    text = write(found)
+    text = write(found, PROMPTS)
     (given.out / "overhead.md").write_text(text)
     print(text)
 
