@@ -35,6 +35,7 @@ class Phase:
     lengths: tuple[tuple[float, tuple[int, ...]], ...]
     nonsense: float  # share of the relabelled sequences that use words without a meaning
     exists: int  # how often "is there a ...?" stands among the plain questions, where each attribute stands once
+    balanced: float = 0.0  # share of the steps, from the first, in which its answers are yes and no alike
 
 
 PHASES = {
@@ -57,6 +58,18 @@ PHASES = {
         ((0.0, (9, 17)),),
         0.5,
         5,
+    ),
+    # from the second's: "is there a ...?", which the first two leave at chance because nearly every answer is "yes";
+    # so its answers are balanced until it looks at the picture, and then as biased as before
+    "third": Phase(
+        4,
+        3000,
+        1e-3,
+        {"attribute": 0.14, "conditional": 0.16, "match": 0.05, "relabel": 0.05, "plain": 0.60},
+        ((0.0, (9, 17)),),
+        0.5,
+        14,
+        0.6,
     ),
 }
 SHOTS = 272  # pictures in one batch, whatever the length of its sequences
@@ -115,12 +128,14 @@ def pick(rule: Rule, n: int, words: list, where: dict, rng: np.random.Generator)
     return chosen
 
 
-def plain_turn(y: dict[str, str], kind: str, wording: int, rng: np.random.Generator) -> tuple[str, str]:
+def plain_turn(
+    y: dict[str, str], kind: str, wording: int, rng: np.random.Generator, yes_rate: float = YES_RATE
+) -> tuple[str, str]:
     """A plain question about a picture and its answer; `kind` is an attribute or "exists"."""
     question = QUESTIONS[kind][wording % len(QUESTIONS[kind])]
     if kind != "exists":
         return question, y[kind]
-    if rng.random() < YES_RATE:
+    if rng.random() < yes_rate:
         return question.format(y["object"]), "yes"
     others = [name for name in VALUES["object"] if name != y["object"]]
     return question.format(others[rng.integers(len(others))]), "no"
@@ -137,6 +152,7 @@ def make_batch(
     words, where = pool_labels(labels)
     phase = PHASES[name]
     n = pictures_in_sequence(phase, step, steps)
+    yes_rate = 0.5 if step < phase.balanced * steps else YES_RATE
     b = shots // n
     ids = np.full((b, n * TURN), ID["<pad>"])
     goals = np.full((b, n * TURN), -100)
@@ -153,7 +169,7 @@ def make_batch(
                 question, answer = "?", rule.answer(words[i])
             else:
                 kind, wording = fixed or (kinds[rng.integers(len(kinds))], int(rng.integers(2)))
-                question, answer = plain_turn(words[i], kind, wording, rng)
+                question, answer = plain_turn(words[i], kind, wording, rng, yes_rate)
             turn = [*PICTURE, *(ID[w] for w in question.replace("?", " ?").split()), ID[answer], ID["<end>"]]
             if end + len(turn) > n * TURN:
                 break
