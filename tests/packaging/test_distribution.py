@@ -91,11 +91,12 @@ def test_the_sdist_holds_the_clone(built):
 
 
 def test_the_wheel_works_away_from_the_source(wheel, tmp_path):
-    """Unpacked into an empty folder, in an interpreter that does not see the clone."""
+    """Unpacked into an empty folder, in an interpreter that sees its packages and not the clone around them."""
     wheel.extractall(tmp_path)
     code = (
         "import importlib.util as u, sys\n"
-        f"sys.path[:] = [{str(tmp_path)!r}] + [p for p in sys.path if not p.startswith({str(ROOT)!r})]\n"
+        f"clone = lambda p: p.startswith({str(ROOT)!r}) and not p.startswith(sys.prefix)\n"
+        f"sys.path[:] = [{str(tmp_path)!r}] + [p for p in sys.path if not clone(p)]\n"
         "import steer\n"
         f"assert steer.__file__.startswith({str(tmp_path)!r}), steer.__file__\n"
         "assert u.find_spec('plugins') is None and u.find_spec('kernels') is None\n"
