@@ -70,6 +70,8 @@ class Case:
 
 def build(name: str, seed: int) -> Case:
     """One of "llama-135m", the same cut to three layers and few words, "tiny-vlm" and "toy", in float32."""
+    hf.logging.set_verbosity_error()
+    hf.logging.disable_progress_bar()
     torch.manual_seed(seed)
     tiny, processor = steer.zoo.load("tiny-vlm")
     if name == "tiny-vlm":

@@ -43,10 +43,10 @@ SEED = 0
 THREADS = {"llama-135m": 2, "tiny-vlm": 1, "toy": 1}
 TOKENS = 32
 ROUNDS = {"toy": 40, "tiny-vlm": 40, "llama-135m": 20}
-STEPS = {"toy": 1000, "tiny-vlm": 400, "llama-135m": 120}
+STEPS = {"toy": 1000, "tiny-vlm": 400, "llama-135m": 80}
 WARM, COUNTED_TOKENS, COUNTED_STEPS = 6, 9, 5
 PROMPTS = (64, 2048)
-IMPORTS = 10
+IMPORTS = 8
 OUT = Path(__file__).parents[1]
 
 Times = dict[str, list[float]]
@@ -81,8 +81,8 @@ def generations(case: Case, variants: dict[str, Any], rounds: int, tokens: int, 
                 manager.__exit__(None, None, None)
                 closed = now()
             if turn:  # the first round warms up
-                seconds[name].append(written - opened)
-                around[name].append(opened - start + closed - written)
+                seconds[name].append(round(written - opened, 7))
+                around[name].append(round(opened - start + closed - written, 7))
     return seconds, around
 
 
@@ -113,7 +113,7 @@ def steps(case: Case, variants: dict[str, Any], repeats: int, now: Clock) -> Tim
                     start = now()
                     step()
                     if turn >= 3:
-                        seconds[name].append(now() - start)
+                        seconds[name].append(round(now() - start, 7))
     return seconds
 
 
@@ -269,6 +269,8 @@ def measure_times(names: list[str], given: argparse.Namespace) -> dict[str, Any]
         torch.set_num_threads(given.threads or THREADS[name])
         case = build(name, SEED)
         variants, failed = usable(case, given.tokens, more=name == "toy")
+        gc.collect()
+        gc.freeze()  # what is loaded by now need not be looked through before every measurement
         rounds = 2 if given.quick else given.rounds or ROUNDS[name]
         seconds, around = generations(case, variants, rounds, given.tokens, now)
         # A peer's own `generate` wraps the model; a single step of it would not be what its users run.
@@ -285,6 +287,7 @@ def measure_times(names: list[str], given: argparse.Namespace) -> dict[str, Any]
             "open_and_close": around,
             "step": steps(case, stepped, repeats, now),
         }
+        gc.unfreeze()
     return found
 
 
