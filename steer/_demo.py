@@ -28,7 +28,8 @@ DEV_QUERIES, TIMED_QUERIES, BATCH = 48, 15, 32
 # prompts where a minute must do.
 SETTINGS: dict[str, dict[str, Any]] = {
     "icv": {"strength": 0.3},
-    "function_vector": {"corrupt": "remove", "strength": 2.0, "contexts": 48, "trials": 12},
+    "task_vector": {"shots": 4},
+    "function_vector": {"heads": 20, "corrupt": "remove", "strength": 2.0, "contexts": 48, "trials": 12},
 }
 
 

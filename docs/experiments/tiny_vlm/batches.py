@@ -35,7 +35,6 @@ class Phase:
     lengths: tuple[tuple[float, tuple[int, ...]], ...]
     nonsense: float  # share of the relabelled sequences that use words without a meaning
     exists: int  # how often "is there a ...?" stands among the plain questions, where each attribute stands once
-    balanced: float = 0.0  # share of the steps, from the first, in which its answers are yes and no alike
 
 
 PHASES = {
@@ -58,18 +57,6 @@ PHASES = {
         ((0.0, (9, 17)),),
         0.5,
         5,
-    ),
-    # from the second's: "is there a ...?", which the first two leave at chance because nearly every answer is "yes";
-    # so its answers are balanced until it looks at the picture, and then as biased as before
-    "third": Phase(
-        4,
-        3000,
-        1e-3,
-        {"attribute": 0.14, "conditional": 0.16, "match": 0.05, "relabel": 0.05, "plain": 0.60},
-        ((0.0, (9, 17)),),
-        0.5,
-        14,
-        0.6,
     ),
 }
 SHOTS = 272  # pictures in one batch, whatever the length of its sequences
@@ -152,7 +139,6 @@ def make_batch(
     words, where = pool_labels(labels)
     phase = PHASES[name]
     n = pictures_in_sequence(phase, step, steps)
-    yes_rate = 0.5 if step < phase.balanced * steps else YES_RATE
     b = shots // n
     ids = np.full((b, n * TURN), ID["<pad>"])
     goals = np.full((b, n * TURN), -100)
@@ -169,7 +155,7 @@ def make_batch(
                 question, answer = "?", rule.answer(words[i])
             else:
                 kind, wording = fixed or (kinds[rng.integers(len(kinds))], int(rng.integers(2)))
-                question, answer = plain_turn(words[i], kind, wording, rng, yes_rate)
+                question, answer = plain_turn(words[i], kind, wording, rng)
             turn = [*PICTURE, *(ID[w] for w in question.replace("?", " ?").split()), ID[answer], ID["<end>"]]
             if end + len(turn) > n * TURN:
                 break

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from steer import zoo
 from steer.examples import Example
-from steer.prompts import Prompt, write
+from steer.prompts import Prompt, batches, write
 from steer.zoo._tasks import HEADLINE, HELD_OUT, NAMED_TRAINED
 from steer.zoo._words import ATTRIBUTES, BIAS, held_out_pair
 
@@ -39,6 +39,16 @@ def score(model, processor, task: str, shots: int, split: str, n: int | None) ->
     queries = zoo.examples(task, split, n, seed=SEED)
     asked = [Prompt(q, tuple(zoo.examples(task, "demo", shots, seed=1000 * SEED + i))) for i, q in enumerate(queries)]
     return [a == q.answer for a, q in zip(answers(model, processor, asked), queries, strict=True)]
+
+
+@torch.no_grad()
+def area(model, processor, queries: list[Example]) -> float:
+    """How well "yes" against "no" tells true from false: the area under the ROC curve, which a bias does not change."""
+    yes, no = processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
+    last = [model(**b.inputs).logits[:, -1] for b in batches(model, processor, [Prompt(q) for q in queries])]
+    margin = torch.cat([logits[:, yes] - logits[:, no] for logits in last])
+    true = torch.tensor([q.answer == "yes" for q in queries])
+    return (margin[true][:, None] > margin[~true][None]).float().mean().item()
 
 
 def share(right: list[bool]) -> str:
@@ -102,7 +112,9 @@ def main() -> None:
     no = [w == "yes" for w, q in zip(said, exists, strict=True) if q.answer == "no"]
     yes = [w == "no" for w, q in zip(said, exists, strict=True) if q.answer == "yes"]
     results["plain"]["false yes"], results["plain"]["false no"] = mean(no), mean(yes)
+    results["plain"]["exists area"] = area(model, processor, exists)
     print(f'\n"is there a ...?": says yes to an absent object {share(no)}, says no to a present one {share(yes)}')
+    print(f"area under the ROC curve {results['plain']['exists area']:.3f}: 0.5 is chance")
 
     print('\nBare query "?", by number of demonstrations\n\n| task | split | ' + " | ".join(map(str, SHOTS)) + " |")
     print("|---|---|" + "---|" * len(SHOTS))
