@@ -228,9 +228,10 @@ class Compiler:
         for part, steps in parts.items():
             projection: Projection = getattr(mixer, part)
             heads = mixer.num_heads if part == "q" else mixer.num_kv_heads
+            width = mixer.value_dim if part == "v" else mixer.head_dim
             keep = self._keeps.get(mixer.path) if part == "q" else None
             module = self.model.get_submodule(projection.path)
-            self._hook(_hooks.after_projection, module, projection, heads, steps, keep)
+            self._hook(_hooks.after_projection, module, projection, heads, width, steps, keep)
 
     def _finish_logits(self) -> None:
         from transformers import GenerationMixin

@@ -62,16 +62,14 @@ def before_out_proj(module: nn.Module, steps: Steps, heads: int, plan: Attention
 
 
 def after_projection(
-    module: nn.Module, projection: Projection, heads: int, steps: Steps, keep: AttentionPlan | None
+    module: nn.Module, projection: Projection, heads: int, width: int, steps: Steps, keep: AttentionPlan | None
 ) -> Any:
     """Run steps on one of q, k, v where it leaves its linear layer, seen as (..., T, H, d)."""
     fused = projection.index is not None
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
         if fused:
-            parts = rearrange(
-                output, f"... {projection.pattern} -> ... n h d", h=heads, **_fused(projection, output, heads)
-            )
+            parts = rearrange(output, f"... {projection.pattern} -> ... n h d", h=heads, d=width)
             x = parts[..., projection.index, :, :]
         else:
             x = output.reshape(*output.shape[:-1], heads, output.shape[-1] // heads)
@@ -133,11 +131,6 @@ def _with_first(output: Any, x: torch.Tensor) -> Any:
         return [x, *output[1:]]
     output[next(iter(output.keys()))] = x
     return output
-
-
-def _fused(projection: Projection, output: torch.Tensor, heads: int) -> dict[str, int]:
-    """The sizes that an einops pattern of a fused projection leaves open: n from the count that the pattern names."""
-    return {"n": 3 if "n" in projection.pattern.split() or "(n" in projection.pattern else 1}
 
 
 def _checked(place: Place, changed: Any, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

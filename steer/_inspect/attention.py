@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..model_map import Attention, Projection
+from .features import pattern_of
 from .ghost import Call
 from .modules import RECURRENT, linear_sizes, settings, uses_registry
 from .probe import Probe, probe
@@ -77,8 +78,7 @@ def _is_cross(found: Probe, states: tuple[str, ...]) -> bool:
 
 def _multihead(path: str, module: nn.MultiheadAttention) -> Attention:
     heads, width = module.num_heads, module.head_dim
-    fused = [Projection(path, "(n h d)", index) for index in range(3)]
-    return Attention("softmax", path, heads, heads, width, width, f"{path}.out_proj", False, *fused)
+    return Attention("softmax", path, heads, heads, width, width, f"{path}.out_proj")  # q, k, v never leave a module
 
 
 def _from_probe(path: str, module: nn.Module, outer: nn.Module, block: Block, found: Probe) -> Attention:
@@ -88,7 +88,7 @@ def _from_probe(path: str, module: nn.Module, outer: nn.Module, block: Block, fo
     if heads * value_dim != leaves == heads * call.v[-2]:  # attention over channels: its "tokens" are the features
         return Attention("softmax", path, heads, kv_heads, None, call.v[-2], out_proj, call.registry)
     projections = [
-        _projection(path, module, call, index, count * width)
+        _projection(path, module, call, index, count, width)
         for index, count, width in ((0, heads, head_dim), (1, kv_heads, head_dim), (2, kv_heads, value_dim))
     ]
     return Attention("softmax", path, heads, kv_heads, head_dim, value_dim, out_proj, call.registry, *projections)
@@ -136,15 +136,17 @@ def _outside(path: str, outer: nn.Module, block: Block, enters: int) -> str | No
     return None
 
 
-def _projection(path: str, module: nn.Module, call: Call, index: int, features: int) -> Projection | None:
+def _projection(path: str, module: nn.Module, call: Call, index: int, heads: int, width: int) -> Projection | None:
     """The linear layer that makes q, k or v, where it is one layer; a layer shared with others is fused."""
     names = [name for name in call.sources[index] if name not in ("own", "states", "attended", "probabilities")]
     if len(names) != 1:
         return None
     sizes = linear_sizes(module.get_submodule(names[0]))
-    if sizes is not None and sizes[1] == features:
-        return Projection(f"{path}.{names[0]}")
-    return None
+    if sizes is None or sizes[1] == heads * width:
+        return Projection(f"{path}.{names[0]}") if sizes else None
+    numbered = call.features[index]
+    fused = pattern_of(numbered, heads, width, sizes[1]) if numbered is not None else None
+    return Projection(f"{path}.{names[0]}", *fused) if fused else None
 
 
 def _last_out(sizes: dict[str, Any], module: nn.Module) -> str | None:

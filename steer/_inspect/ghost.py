@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .features import begin, features, follow
 from .modules import linear_sizes
 
 _HOOK_NAMES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
@@ -44,13 +45,14 @@ class GhostLinear(nn.Module):
 
 @dataclass
 class Call:
-    """What one attention function received: shapes of q, k, v and the names of what each was made from."""
+    """What one attention function received: shapes of q, k, v, the names of what each was made from, its features."""
 
     q: tuple[int, ...]
     k: tuple[int, ...]
     v: tuple[int, ...]
     sources: tuple[Tags, Tags, Tags]
     registry: bool
+    features: tuple[torch.Tensor | None, ...] = (None, None, None)
 
 
 @dataclass
@@ -67,16 +69,18 @@ class Trace:
     def linear(self, name: str, given: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if "attended" in roots(given):
             self.after.append(name)
-        return mark(out, frozenset({name}), roots(given))
+        return begin(mark(out, frozenset({name}), roots(given)))
 
     def attended(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, registry: bool) -> None:
         """Note one call; q, k (B, H, T, d) or (B*H, T, d), v likewise."""
         sources = (tags(q) | roots(q), tags(k) | roots(k), tags(v) | roots(v))
-        call = Call(tuple(q.shape), tuple(k.shape), tuple(v.shape), sources, registry)
+        numbered = features(q), features(k), features(v)
+        call = Call(tuple(q.shape), tuple(k.shape), tuple(v.shape), sources, registry, numbered)
         self.calls.append(call)
         if q.dim() == 5:  # (B, blocks, H, T, d) or (B, H, blocks, T, d): the output projection will tell
             moved = {name: tuple(getattr(call, name)[axis] for axis in (0, 2, 1, 3, 4)) for name in ("q", "k", "v")}
-            self.calls.append(replace(call, **moved))  # type: ignore[arg-type]
+            turned = tuple(f if f is None else f.permute(0, 2, 1, 3, 4) for f in numbered)
+            self.calls.append(replace(call, features=turned, **moved))  # type: ignore[arg-type]
 
 
 def tags(tensor: torch.Tensor) -> Tags:
@@ -123,6 +127,7 @@ class Follow(TorchFunctionMode):
             new_roots |= {"probabilities"}
         for tensor in _tensors((out,)):
             mark(tensor, new_tags, new_roots)
+        follow(func, args, kwargs, given, out)
         return out
 
     def _scores_of(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -15,16 +15,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class Gaze(nn.Module):
-    """Attention with q, k and v in one projection, per head q then k then v in the order of the features."""
+    """Attention with q, k and v in one projection: all of q, all of k, all of v; where causal, head by head."""
 
     def __init__(self, size: int, beams: int, causal: bool) -> None:
         super().__init__()
         self.beams, self.causal = beams, causal
+        self.weave = "b t (h n d) -> n b h t d" if causal else "b t (n h d) -> n b h t d"
         self.tangle = nn.Linear(size, 3 * size)
         self.untangle = nn.Linear(size, size, bias=False)
 
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
-        look, spot, gist = rearrange(self.tangle(stream), "b t (n h d) -> n b h t d", n=3, h=self.beams)
+        look, spot, gist = rearrange(self.tangle(stream), self.weave, n=3, h=self.beams)
         agreement = look @ spot.transpose(-1, -2) / look.shape[-1] ** 0.5
         if self.causal:
             future = torch.ones(agreement.shape[-2:], dtype=torch.bool, device=stream.device).triu(1)

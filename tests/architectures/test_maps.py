@@ -30,6 +30,9 @@ HERE = Path(__file__).parent
 TRUTH = json.loads((HERE / "truth.json").read_text())
 TOWERS = json.loads((HERE / "towers.json").read_text())
 
+# Classes of attention outside the registry whose q, k or v no layer gives, and why: there is none.
+UNREACHABLE: dict[str, str] = {}
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -77,6 +80,20 @@ def test_projections_have_the_features_of_their_heads(mapped: Mapped) -> None:
         ):
             if part is not None and part.index is None:
                 assert mapped.model.get_submodule(part.path).out_features == heads * width, part
+            elif part is not None:
+                slices, rest = divmod(mapped.model.get_submodule(part.path).out_features, heads * width)
+                assert rest == 0, part
+                assert part.index < slices, part
+
+
+def test_attention_outside_the_registry_has_projections(mapped: Mapped) -> None:
+    """There, q, k and v can only be changed where they leave a linear layer; all three, each its own."""
+    for attention in _softmax(mapped.model_map):
+        reason = UNREACHABLE.get(type(mapped.model.get_submodule(attention.path)).__name__)
+        if not attention.registry and reason is None:
+            parts = (attention.q, attention.k, attention.v)
+            assert None not in parts, attention.path
+            assert len(set(parts)) == 3, attention.path
 
 
 def test_towers_are_all_there_with_the_mixers_of_their_layers(mapped: Mapped) -> None:

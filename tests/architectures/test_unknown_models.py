@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 import steer
 from steer import Intervention, ops, sites
+from steer._inspect.features import pattern_of
 
 from .strangers import LynxConfig, LynxForTalk, Owl
 
@@ -89,6 +91,51 @@ def test_projections_and_the_connectors_cross_attention() -> None:
     for attention in (across, found.tower().layers[0].attention):
         parts = (attention.q, attention.k, attention.v)
         assert [part.path for part in parts] == [f"{attention.path}.{name}" for name in ("wq", "wk", "wv")]
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_a_head_of_a_fused_projection_scaled_equals_its_rows_scaled(tower: str, part: str) -> None:
+    """Owl's eye has all of q, then k, then v; its speaker q, k, v of one head, then of the next."""
+    model, run = _model(STRANGERS["owl"])
+    fused, heads = ("speaker.1.gaze.tangle", 4) if tower == "text" else ("eye.stages.1.gaze.tangle", 3)
+    attention = steer.inspect(model).tower(tower).layers[1].attention
+    assert [p.path for p in (attention.q, attention.k, attention.v)] == [fused] * 3
+    head, width, slot = 2, 8, "qkv".index(part)
+    start = (head * 3 + slot if tower == "text" else slot * heads + head) * width
+    plain = run()
+    half = Intervention(getattr(sites, f"head_{part}")(layers=[1], heads=[head], tower=tower), ops.Scale(0.5))
+    with steer.attach(model, half):
+        steered = run()
+    assert torch.equal(run(), plain)
+    layer = model.get_submodule(fused)
+    layer.weight[start : start + width] *= 0.5
+    layer.bias[start : start + width] *= 0.5
+    edited = run()
+    torch.testing.assert_close(steered, edited, rtol=1e-5, atol=1e-5)
+    assert (steered - plain).abs().max() > 1e-5
+
+
+LAYOUTS = {
+    "all of q, of k, of v": ("(n h d) -> n h d", "(n h d)"),
+    "head by head": ("(h n d) -> n h d", "(h n d)"),
+    "interleaved": ("(h d n) -> n h d", "(h d n)"),
+    "within the first half of a head's features": ("(h half n d) -> n h (d half)", None),
+}
+
+
+@pytest.mark.parametrize(("layout", "pattern"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_fused_layout_is_found_or_said_to_be_unknown(layout: str, pattern: str | None, index: int) -> None:
+    sizes = {"n": 3, "h": 4} | ({"half": 2} if "half" in layout else {})
+    part = rearrange(torch.arange(96), layout, **sizes)[index]
+    for tokens in (part[None, :, None].expand(1, 4, 7, 8), part[None, :, :, None].expand(1, 4, 8, 7)):
+        assert pattern_of(tokens, 4, 8, 96) == (pattern and (pattern, index))
+
+
+def test_keys_repeated_for_groups_of_queries_fit_no_pattern() -> None:
+    keys = rearrange(torch.arange(32, 48), "(h d) -> h d", h=2).repeat_interleave(2, 0)
+    assert pattern_of(keys[None, :, None].expand(1, 4, 7, 8), 4, 8, 64) is None
 
 
 @pytest.mark.parametrize("tower", ["text", "vision", "connector"])
