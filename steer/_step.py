@@ -210,7 +210,7 @@ class Step:
             tally.rows = tally.rows + x.numel() // max(unit, 1)
         if self.measure == "all" or (self.measure == "first" and tally.total is None):
             tally.measure(x, y, mask)
-        elif self.place.heads is None and self.gate is None:
+        if self.measure != "all" and self.place.heads is None and self.gate is None:
             self._unit = max(x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1), 1)
 
 
