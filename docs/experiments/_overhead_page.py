@@ -144,9 +144,8 @@ HOW = """\
 Greedy writing of {tokens} tokens, exactly as many each time. Variants run one after another in random order, again and
 again; a ratio is taken between two variants of one round, and the tables give the median of the ratios with the
 quartiles. Sessions are open before the clock starts; opening and closing are timed apart. *One step* is a single
-decoded token after the prompt with the same cache each time, the median of five in a row after two that warm up, where
-variants alternate within a fraction of a second: it tells apart what slow drifts of the machine hide in whole
-generations. Garbage collection is off while the clock runs.
+decoded token after the prompt with the same cache each time, where variants alternate within a fraction of a second: it
+tells apart what slow drifts of the machine hide in whole generations. Garbage collection is off while the clock runs.
 steer runs with its default settings: it measures how far each tensor moves in the first forward that touches it, which
 here is the one over the prompt; `measure="none"` leaves that out. The clock is {clock}.
 

@@ -43,11 +43,10 @@ SEED = 0
 THREADS = {"llama-135m": 2, "tiny-vlm": 1, "toy": 1}
 TOKENS = 32
 ROUNDS = {"toy": 40, "tiny-vlm": 40, "llama-135m": 20}
-STEPS = {"toy": 300, "tiny-vlm": 200, "llama-135m": 25}
-IN_A_ROW = 5
+STEPS = {"toy": 1000, "tiny-vlm": 400, "llama-135m": 80}
 WARM, COUNTED_TOKENS, COUNTED_STEPS = 6, 9, 5
 PROMPTS = (64, 2048)
-IMPORTS = 5
+IMPORTS = 8
 OUT = Path(__file__).parents[1]
 
 Times = dict[str, list[float]]
@@ -101,22 +100,20 @@ def one_step(case: Case) -> Iterator[Callable[[], None]]:
         yield step
 
 
-def steps(case: Case, variants: dict[str, Any], rounds: int, now: Clock) -> Times:
-    """Seconds of one decoded token: of each variant a few in a row, two of them to warm up, the median of the rest."""
+def steps(case: Case, variants: dict[str, Any], repeats: int, now: Clock) -> Times:
+    """Seconds of one decoded token; the variants of a round are a few hundredths of a second apart."""
     order, seconds = list(variants), {n: [] for n in variants}
     shuffle = random.Random(SEED + 1).shuffle
-    with one_step(case) as step:
-        for turn in range(rounds + 1):
+    with one_step(case) as step, quiet_gc():
+        for turn in range(repeats + 3):
             shuffle(order)
             for name in order:
-                with variants[name](case), quiet_gc():
-                    taken = []
-                    for _ in range(2 + IN_A_ROW):
-                        start = now()
-                        step()
-                        taken.append(now() - start)
-                if turn:
-                    seconds[name].append(round(statistics.median(taken[2:]), 7))
+                with variants[name](case):
+                    step()  # the first forward measures how far tensors move; it is in `generations`
+                    start = now()
+                    step()
+                    if turn >= 3:
+                        seconds[name].append(round(now() - start, 7))
     return seconds
 
 
