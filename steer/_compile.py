@@ -218,6 +218,8 @@ class Compiler:
             plan = None
         if plan is None and any(s.needs_query for s in steps):
             plan = self._kept(mixer)
+        if plan is not None:
+            self._hook(_hooks.forget_query, self.model.get_submodule(mixer.path), plan)
         self._hook(_hooks.before_out_proj, self.model.get_submodule(mixer.out_proj), steps, mixer.num_heads, plan)
 
     def _kept(self, mixer: Attention) -> AttentionPlan:

@@ -61,6 +61,16 @@ def before_out_proj(module: nn.Module, steps: Steps, heads: int, plan: Attention
     return module.register_forward_pre_hook(hook)
 
 
+def forget_query(module: nn.Module, plan: AttentionPlan) -> Any:
+    """Before an attention module runs, drop what an earlier forward kept for gates and broke off without using."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        plan.query.clear()
+        plan.lse.clear()
+
+    return module.register_forward_pre_hook(hook)
+
+
 def after_projection(
     module: nn.Module, projection: Projection, heads: int, width: int, steps: Steps, keep: AttentionPlan | None
 ) -> Any:

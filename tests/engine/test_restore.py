@@ -146,6 +146,25 @@ def test_an_empty_session_and_identities_are_bit_exact(implementation) -> None:
         assert torch.equal(model(ids).logits, base)
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_session_goes_on_after_an_error_between_attention_and_its_projection(implementation) -> None:
+    """What the broken forward kept for its gate is not taken for the next one's."""
+    model, ids, change = tiny_llama(implementation=implementation), tokens(), CHANGES["gated"]()
+    with steer.attach(model, change):
+        truth = model(ids).logits
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise KeyboardInterrupt
+
+    broken = model.model.layers[1].self_attn.o_proj.register_forward_pre_hook(fail)
+    with steer.attach(model, change):
+        with pytest.raises(KeyboardInterrupt):
+            model(ids)
+        broken.remove()
+        assert torch.equal(model(ids).logits, truth)
+        torch.testing.assert_close(model(ids[:, :4]).logits, truth[:, :4], rtol=1e-4, atol=1e-4)
+
+
 def test_the_users_own_hooks_and_generate_survive() -> None:
     model, ids, seen = tiny_llama(), tokens(1, 4), []
     model.model.layers[0].register_forward_hook(lambda *a: seen.append("theirs"))
