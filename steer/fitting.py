@@ -5,15 +5,14 @@ Everything here runs the model without gradients, in eval mode, and leaves it as
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ._teacher_forcing import inputs_of, keep_logits, still
 from .errors import SteerError
 from .examples import Example
 from .intervention import Intervention
@@ -81,9 +80,9 @@ def states(model: Any, batches: Iterable[Batch], *sites: Site) -> dict[Key, torc
     """
     ends = [replace(site, positions=last_prompt()) for site in sites]
     kept: dict[Key, list[torch.Tensor]] = {}
-    with _still(model):
+    with still(model), torch.no_grad():
         for batch in batches:
-            inputs, length = _inputs(model, batch)
+            inputs, length = inputs_of(model, batch)
             with record(model, *ends, device="cpu", dtype=torch.float32, stop=True, prompt_length=length) as acts:
                 model(**inputs)
             for key, rows in acts.items():
@@ -127,13 +126,13 @@ def score(model: Any, batches: Iterable[Batch], *items: Intervention | Method | 
         SteerError: some query has no answer, or shows it.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
-    with _still(model):
+    with still(model), torch.no_grad():
         for batch in batches:
             if batch.answers is None or batch.answered:
                 raise SteerError("score needs prompts whose queries have answers that are not part of the prompts")
-            inputs, prompt_length = _inputs(model, batch)
+            inputs, prompt_length = inputs_of(model, batch)
             with attach(model, *items, measure="none", prompt_length=prompt_length):
-                logits = model(**inputs, **_keep_logits(model, batch.answers.shape[1])).logits
+                logits = model(**inputs, **keep_logits(model, batch.answers.shape[1])).logits
             parts.append(_score(logits[:, -batch.answers.shape[1] :].float(), batch.answers.to(logits.device)))
     return Scores(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
@@ -145,70 +144,3 @@ def _score(logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, .
     log_probs = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
     right = (logits.argmax(-1) == wanted) | ~real
     return log_probs.masked_fill(~real, 0.0).sum(-1), log_probs[:, 0], right.all(-1)
-
-
-def _inputs(model: Any, batch: Batch) -> tuple[dict[str, torch.Tensor], int]:
-    """Inputs of one forward that ends where the answer's last token is predicted, and the prompt's length in it."""
-    inputs = dict(batch.inputs)
-    if model.config.is_encoder_decoder:
-        return _decoder_inputs(model, batch, inputs)
-    length = inputs["input_ids"].shape[1]
-    if batch.answers is not None:
-        _append(inputs, batch.answers[:, :-1])
-    mask = inputs.get("attention_mask")
-    # Left padding moves absolute positions; models with positions in several dimensions work them out themselves.
-    if mask is not None and not mask.all() and _takes(model, "position_ids") and not _finds_positions(model):
-        inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
-    return inputs, length
-
-
-def _append(inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> None:
-    """Put tokens (B, A) after the prompts; whatever else goes with each token goes on as it was at the prompt's end."""
-    batch, length = inputs["input_ids"].shape
-    for name, value in inputs.items():
-        if value.shape[:2] != (batch, length):
-            continue
-        if name == "input_ids":
-            more = tokens.clamp_min(0)
-        elif name == "attention_mask":
-            more = tokens != IGNORED
-        else:
-            more = value[:, -1:].expand(batch, tokens.shape[1], *value.shape[2:])
-        inputs[name] = torch.cat([value, more.to(value.dtype)], dim=1)
-
-
-def _decoder_inputs(model: Any, batch: Batch, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], int]:
-    configs = (model.generation_config, model.config, model.config.get_text_config(decoder=True))
-    stated = (getattr(config, "decoder_start_token_id", None) for config in configs)
-    start = next((token for token in stated if token is not None), 0)
-    first = torch.full((len(batch), 1), start, device=inputs["input_ids"].device)
-    tokens = first[:, :0] if batch.answers is None else batch.answers[:, : None if batch.answered else -1]
-    inputs["decoder_input_ids"] = torch.cat([first, tokens.clamp_min(0)], dim=1)
-    inputs["decoder_attention_mask"] = torch.cat([torch.ones_like(first), (tokens != IGNORED).long()], dim=1)
-    return inputs, inputs["decoder_input_ids"].shape[1] if batch.answered else 1
-
-
-def _keep_logits(model: Any, rows: int) -> dict[str, int]:
-    """A large vocabulary's scores are made only for the rows that are read, where the model can."""
-    return {"logits_to_keep": rows} if _takes(model, "logits_to_keep") and not model.config.is_encoder_decoder else {}
-
-
-def _takes(model: Any, name: str) -> bool:
-    return name in inspect.signature(model.forward).parameters
-
-
-def _finds_positions(model: Any) -> bool:
-    return hasattr(getattr(model, "model", model), "get_rope_index")
-
-
-@contextmanager
-def _still(model: Any) -> Iterator[None]:
-    """No gradients, no dropout; every module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -1,0 +1,84 @@
+"""How a fit is run: the same options for every method that is fitted by gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InterventionError, unknown_name
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `fit`, given to it as keywords.
+
+    Attributes:
+        lr: AdamW's learning rate at its height; it rises linearly and falls as a cosine to 0.
+        epochs: passes over the examples.
+        max_steps: stop after so many steps instead; the schedule is stretched to them.
+        batch_size: examples in one step, over all processes.
+        micro_batch_size: examples in one forward of one process; None for as many as there are. Changes memory, not the
+            result.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients longer than this, all together, are scaled down to it; 0 never.
+        eval_every: steps between looks at `dev`; None for once an epoch.
+        patience: stop after so many looks in a row without a better one; None never.
+        checkpoint_every: steps between checkpoints; None for at every look at `dev`.
+        gradient_checkpointing: recompute layers in the backward pass instead of keeping what they made.
+    """
+
+    lr: float = 5e-3
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_every: int | None = None
+    patience: int | None = 3
+    checkpoint_every: int | None = None
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "max_steps", "batch_size", "micro_batch_size", "eval_every", "patience", "checkpoint_every")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InterventionError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise InterventionError(f"lr must be above 0, got {self.lr!r}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise InterventionError(f"warmup_ratio must be from 0 to 1, got {self.warmup_ratio!r}")
+        for name in ("weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise InterventionError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """From `fit`'s keywords.
+
+        Raises:
+            UnknownNameError: there is no such option; the message has the nearest.
+            InterventionError: a value that makes no sense.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("option of fit", name, known)
+        return cls(**options)
+
+    def steps(self, examples: int) -> int:
+        """How many steps there are with so many examples."""
+        return self.max_steps or self.epochs * math.ceil(examples / self.batch_size)
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by at a step, from 0."""
+        rising = math.ceil(self.warmup_ratio * steps)
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
