@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import errors, fitting, gates, ops, positions, prompts, sites, zoo
     from ._inspecting import inspect
+    from .demonstrations import Demonstrations
     from .errors import SteerError
     from .examples import Example
     from .hookspecs import hookimpl
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .session import Session, attach
 
 _HOMES = {
+    "Demonstrations": "demonstrations",
     "Example": "examples",
     "Intervention": "intervention",
     "Method": "method",
@@ -43,6 +45,7 @@ _HOMES = {
 _MODULES = ("errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "zoo")
 
 __all__ = [
+    "Demonstrations",
     "Example",
     "Intervention",
     "Method",

@@ -23,6 +23,7 @@ from .files import FILE_NAMES, JSON_NAME, TENSORS_NAME, SavedMethod, read_folder
 if TYPE_CHECKING:
     from .intervention import Intervention
     from .model_map import ModelMap
+    from .prompts import Prompt
 
 
 @dataclass
@@ -61,6 +62,65 @@ class Method(ABC):
             SteerError: this method learns nothing.
         """
         raise SteerError(f"method {self.name!r} needs no fitting; attach it as it is: steer.attach(model, method)")
+
+    def prompts(self, queries: Sequence[Example], model: Any = None, processor: Any = None) -> list[Prompt]:
+        """What the model is shown for each query: the query alone, unless the method works through the prompt.
+
+        Args:
+            queries: what is asked.
+            model: for methods that choose by the model's own states.
+            processor: the model's processor or tokenizer, for the same.
+        """
+        from .prompts import Prompt
+
+        return [Prompt(query) for query in queries]
+
+    def answer(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        queries: Sequence[Example],
+        *,
+        template: str | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = 8,
+    ) -> list[str]:
+        """What the model writes for each query with this method attached, greedily.
+
+        Args:
+            model: any mapped model that writes text.
+            processor: its processor or tokenizer.
+            queries: what is asked; their answers are not looked at.
+            template: how an example is written, as in `steer.prompts.encode`; None for the method's own `template`, if
+                it has one.
+            batch_size: prompts in one forward.
+            max_new_tokens: written at most.
+
+        Returns:
+            One answer for each query, without special tokens and outer spaces.
+
+        Raises:
+            SteerError: the method must be fitted first, or the model does not write text.
+        """
+        from .prompts import write
+        from .session import attach
+
+        if not queries:
+            return []
+        shown = self.prompts(queries, model, processor)
+        with attach(model, self, measure="none"):
+            return write(
+                model,
+                processor,
+                shown,
+                template=self._own_template(template),
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+            )
+
+    def _own_template(self, template: str | None) -> str | None:
+        """`template`, or where that is None the method's own field of this name, if it has one."""
+        return template if template is not None else getattr(self, "template", None)
 
     def record_provenance(
         self, model_map: ModelMap, seed: int, data: str | Mapping[str, Any] | Iterable[Example]
