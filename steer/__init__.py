@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import errors, fitting, gates, ops, positions, prompts, sites, zoo
+    from . import errors, fitting, gates, ops, positions, prompts, sites, training, zoo
     from ._inspecting import inspect
     from .demonstrations import Demonstrations
     from .errors import SteerError
@@ -42,7 +42,7 @@ _HOMES = {
     "methods": "registry",
     "record": "recording",
 }
-_MODULES = ("errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "zoo")
+_MODULES = ("errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "training", "zoo")
 
 __all__ = [
     "Demonstrations",
@@ -68,6 +68,7 @@ __all__ = [
     "prompts",
     "record",
     "sites",
+    "training",
     "zoo",
 ]
 

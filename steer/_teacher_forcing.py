@@ -58,6 +58,11 @@ def keep_logits(model: Any, rows: int) -> dict[str, int]:
     return {"logits_to_keep": rows} if _takes(model, "logits_to_keep") and not model.config.is_encoder_decoder else {}
 
 
+def no_cache(model: Any) -> dict[str, bool]:
+    """Keys and values are not kept, where the model can be told so."""
+    return {"use_cache": False} if _takes(model, "use_cache") else {}
+
+
 def _takes(model: Any, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 

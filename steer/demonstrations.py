@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
+from ._content import question_digest
 from .errors import SteerError, unknown_name
 from .examples import Example
 from .prompts import Prompt, batches
@@ -108,7 +107,7 @@ class Demonstrations:
     def _chosen(
         self, queries: Sequence[Example], model: Any, processor: Any, template: str | None, batch_size: int
     ) -> list[tuple[Example, ...]]:
-        keys = [_key(query) for query in queries]
+        keys = [question_digest(query) for query in queries]
         if self.choose != "similar":
             return [self._drawn(key) for key in keys]
         if model is None or processor is None:
@@ -140,7 +139,7 @@ class Demonstrations:
         return tuple(self.pool[i] for i in chosen)
 
     def _orders(self, first: Prompt) -> list[tuple[Example, ...]]:
-        rng = self._random(b"orders" + _key(first.query))
+        rng = self._random(b"orders" + question_digest(first.query))
         places = tuple(range(len(first.shots)))
         found = {places: None}  # a dict, because a set has no order of its own
         while len(found) < min(self.orders, math.factorial(len(places))):
@@ -152,7 +151,7 @@ class Demonstrations:
 
     @cached_property
     def _keys(self) -> list[bytes]:
-        return [_key(one) for one in self.pool]
+        return [question_digest(one) for one in self.pool]
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -173,26 +172,3 @@ def _ends(model: Any, queries: Any) -> torch.Tensor:
     last = inspect(model).tower().layers[-1].index
     (rows,) = states(model, queries, sites.resid_out(last)).values()
     return torch.nn.functional.normalize(rows, dim=-1)
-
-
-def _key(example: Example) -> bytes:
-    """A digest of question and pictures."""
-    digest = hashlib.blake2b(example.question.encode(), digest_size=16)
-    for picture in example.images:
-        digest.update(_content(picture))
-    return digest.digest()
-
-
-def _content(picture: Any) -> bytes:
-    if isinstance(picture, str):
-        return b"named " + picture.encode()
-    if isinstance(picture, torch.Tensor):
-        # numpy has no bfloat16; fp32 holds it exactly.
-        picture = picture.detach().to("cpu", torch.float32 if picture.dtype == torch.bfloat16 else None).numpy()
-    pixels = np.asarray(picture)
-    if pixels.dtype == object:
-        raise SteerError(
-            f"a picture of type {type(picture).__name__} cannot be compared with others; "
-            "give PIL images, arrays, tensors, or paths as strings"
-        )
-    return f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes()

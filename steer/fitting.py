@@ -23,6 +23,8 @@ from .session import attach
 from .sites import Site
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from .method import Method
 
 __all__ = ["Scores", "check", "hold_out", "score", "states", "track"]
@@ -57,13 +59,18 @@ def hold_out(examples: Sequence[Example], share: float = 0.25, *, seed: int = 0)
 
 def track(items: Sequence[Item], description: str, *, progress: bool = True) -> Iterator[Item]:
     """The items, with a progress bar on standard error that is gone afterwards and never there in a pipe."""
+    with progress_bar(progress) as bar:
+        yield from bar.track(items, description=description)
+
+
+def progress_bar(shown: bool = True) -> Progress:
+    """A rich progress bar on standard error that is gone afterwards and never there in a pipe."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
-        yield from bar.track(items, description=description)
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def states(model: Any, batches: Iterable[Batch], *sites: Site) -> dict[Key, torch.Tensor]:

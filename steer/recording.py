@@ -52,9 +52,11 @@ class Recording(Mapping[Key, Any]):
         dtype: torch.dtype | None,
         stop: bool,
         prompt_length: int | None,
+        grad: bool = False,
     ) -> None:
         self._model, self._sites, self._map = model, sites, model_map
         self._device, self._dtype, self._stop, self._prompt_length = device, dtype, stop, prompt_length
+        self._grad = grad
         self._kept: dict[Key, list[Any]] = {}
         self._waiting: set[Key] = set()
         self._asked: set[Key] = set()
@@ -122,7 +124,8 @@ class Recording(Mapping[Key, Any]):
             raise _Stop(self)
 
     def _copy(self, x: torch.Tensor, place: Place) -> torch.Tensor:
-        x = x.detach()
+        if not self._grad:
+            x = x.detach()
         if place.site in ("head_q", "head_k", "head_v") and x.ndim == 4:
             x = x.transpose(1, 2)
         return x.to(device=self._device or x.device, dtype=self._dtype or x.dtype, copy=True)
@@ -139,9 +142,10 @@ def record(
     dtype: torch.dtype | None = None,
     stop: bool = False,
     prompt_length: int | None = None,
+    grad: bool = False,
     model_map: ModelMap | None = None,
 ) -> Recording:
-    """Keep copies of the tensors that pass some sites, without gradients.
+    """Keep copies of the tensors that pass some sites.
 
     Args:
         model: any mapped model.
@@ -151,6 +155,7 @@ def record(
         dtype: in which dtype; None for as they are.
         stop: end the forward as soon as every site has been passed once; the rest of the `with` block is skipped.
         prompt_length: as in `steer.attach`.
+        grad: keep what was recorded part of the graph, so that a loss on it trains what came before.
         model_map: the result of `steer.inspect`, if you have it.
 
     Returns:
@@ -162,4 +167,4 @@ def record(
     if not sites:
         raise InterventionError("steer.record needs at least one site, e.g. steer.sites.resid_out()")
     mapped = model_map if model_map is not None else map_of(model)
-    return Recording(model, sites, mapped, device, dtype, stop, prompt_length)
+    return Recording(model, sites, mapped, device, dtype, stop, prompt_length, grad)

@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 def steer_register_methods(registry: MethodRegistry) -> None:
     """Register every method of this package."""
     from .function_vector import FunctionVector
+    from .gate import Gate
+    from .gate_retrieval import GateRetrieval
+    from .gate_threshold import GateThreshold
+    from .head_shift import HeadShift
+    from .hificl import HiFICL
+    from .hyper_icl import HyperICL
     from .icv import ICV
+    from .live import LIVE
+    from .mimic import MimIC
     from .task_vector import TaskVector
 
-    for method in (ICV, TaskVector, FunctionVector):
+    for method in (ICV, TaskVector, FunctionVector, LIVE, HeadShift, MimIC, HyperICL, HiFICL):
+        registry.add(method)
+    for method in (Gate, GateThreshold, GateRetrieval):
         registry.add(method)

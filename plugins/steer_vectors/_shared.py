@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -68,3 +69,58 @@ def best_layer(
     found = [fitting.score(model, queries, change(layer)) for layer in tried]
     ranks = [(one.accuracy, float(one.log_prob.mean()), -i) for i, one in enumerate(found)]
     return layers[ranks.index(max(ranks))], torch.tensor([one.accuracy for one in found])
+
+
+Layers = tuple[int, ...] | Literal["all"]
+
+
+def layers_with(model_map: steer.ModelMap, site: str, layers: Layers) -> list[int]:
+    """The layers of the text tower that are meant; "all" leaves out those without what the site names."""
+    found = model_map.tower().layers
+    if layers != "all":
+        return list(layers)
+    return [layer.index for layer in found if site != "mlp_out" or layer.mlp_out or layer.mlp]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Layers whose attention has one shape, so that their parameters stack into one tensor.
+
+    Attributes:
+        layers: L of them.
+        heads, kv_heads: H query heads and H_kv key-value heads in each.
+        head_dim, value_dim: d of queries and keys, d_v of values.
+        suffix: of tensor names; empty where the whole tower has one shape.
+    """
+
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    suffix: str = ""
+
+
+def head_groups(model_map: steer.ModelMap, layers: Layers) -> list[Heads]:
+    """The layers with softmax attention, by the shape of their heads.
+
+    Raises:
+        SteerError: none of the layers has heads.
+    """
+    tower = model_map.tower()
+    chosen = range(len(tower.layers)) if layers == "all" else layers
+    groups: dict[tuple[int, int, int, int], list[int]] = {}
+    for index in chosen:
+        attention = tower.layers[index].attention
+        if attention is None or attention.kind != "softmax":
+            continue
+        heads = attention.num_heads or 1
+        head_dim = attention.head_dim or attention.value_dim or 0
+        shape = (heads, attention.num_kv_heads or heads, head_dim, attention.value_dim or head_dim)
+        groups.setdefault(shape, []).append(index)
+    if not groups:
+        raise steer.SteerError(f"{model_map.model_class} has no softmax attention in the layers chosen: {layers}")
+    one = len(groups) == 1
+    return [
+        Heads(tuple(found), *shape, suffix="" if one else f".{i}") for i, (shape, found) in enumerate(groups.items())
+    ]

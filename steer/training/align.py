@@ -34,7 +34,7 @@ def real_tokens(inputs: Mapping[str, torch.Tensor]) -> list[list[int]]:
 
 
 def last_real(mask: torch.Tensor, counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column of the last `counts[b]` real tokens of every row of a mask (B, T): two tensors (sum of counts,)."""
+    """Row and column of the last `counts[b]` real tokens of every row of a mask (B, T), each (sum of counts,)."""
     after = mask.flip(1).cumsum(1).flip(1)  # real tokens from here to the end
     wanted = torch.tensor(counts, device=mask.device).unsqueeze(1)
     rows, columns = torch.nonzero(mask & (after <= wanted), as_tuple=True)

@@ -45,7 +45,7 @@ def lorentz(
     With u = scale LN(h), affine-free, mapped from the tangent space at the origin (Hyper-ICL, arXiv:2606.04434,
     equations 10 to 16), a = sqrt(curvature) ||u||, b likewise for the teacher, and theta the angle between them:
 
-        x = cosh d - 1 = 2 sinh^2((a - b) / 2) + sinh a sinh b (1 - cos theta);  distance^2 = arcosh(1 + x)^2 / curvature
+        x = 2 sinh^2((a - b) / 2) + sinh a sinh b (1 - cos theta);  distance^2 = arcosh(1 + x)^2 / curvature
 
     This is the paper's distance, written so that nothing cancels: as the difference of Lorentz products it is NaN at
     D = 4096, where cosh a is 3e8.
