@@ -64,9 +64,12 @@ class Compiler:
         if item.site.name in ("key_bias", "kv_prefix", "cache"):
             self._add_special(item, places)
         else:
+            needs_frame = bool(getattr(item.op, "needs_frame", False))
+            if needs_frame:
+                self.plan.towers.add(item.site.tower)
             for target, place, width in self._places(item.site):
                 bound = self._bind(item, target, place, width)
-                step = Step(place, self._choice(item.site), bound, item.gate, self.measure)
+                step = Step(place, self._choice(item.site), bound, item.gate, self.measure, needs_frame)
                 places.append((place, step.tally))
                 self._file(item.site, target, step)
         self.plan.tallies.append(places)

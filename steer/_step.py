@@ -144,6 +144,7 @@ class Step:
     apply: BoundOp
     gate: Gate | None = None
     measure: Measure = "first"
+    needs_frame: bool = False
     tally: Tally = field(default_factory=Tally)
     _unit: int = 0
     """How many numbers a row has, once there is nothing left to ask but the rows: no gate, no heads, measured."""
@@ -174,6 +175,8 @@ class Step:
         whole = rows is None and self.place.heads is None
         part = x if whole or (mask is not None and self.place.heads is None) else x[index]
         reading = Reading()
+        if self.needs_frame:
+            reading.frame = self.choice.frame(x.shape[0], self._length(x), x.device)
         if self.gate is not None and (self.gate.needs_query or self.gate.needs_lse):
             source = x if self.place.site == "head_q" else query
             assert source is not None
@@ -188,7 +191,10 @@ class Step:
         return out
 
     def _rows(self, x: torch.Tensor) -> Rows:
-        return self.choice.of(x.shape[0], x.shape[-3 if self.place.has_heads else -2], x.device, self.place)
+        return self.choice.of(x.shape[0], self._length(x), x.device, self.place)
+
+    def _length(self, x: torch.Tensor) -> int:
+        return x.shape[-3 if self.place.has_heads else -2]
 
     def _heads(self) -> Any:
         heads = self.place.heads
@@ -210,7 +216,7 @@ class Step:
             tally.rows = tally.rows + x.numel() // max(unit, 1)
         if self.measure == "all" or (self.measure == "first" and tally.total is None):
             tally.measure(x, y, mask)
-        if self.measure != "all" and self.place.heads is None and self.gate is None:
+        if self.measure != "all" and self.place.heads is None and self.gate is None and not self.needs_frame:
             self._unit = max(x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1), 1)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from steer_kernels import best
 
+from ._frame import Frame
 from ._params import Number, Ready, Slot
 
 __all__ = ["BoundGate", "Cosine", "Gate", "Given", "Sigmoid", "Threshold"]
@@ -23,11 +24,13 @@ class Reading:
         query: (..., H, d), the chosen heads' queries after RoPE; at `head_q`, and at `head_out` where the gate asks.
         lse: (..., H), log-sum-exp of each query's masked scores.
         vector: the op's own vector.
+        frame: where this forward stands in its sequence, for an op whose `needs_frame` is true.
     """
 
     query: torch.Tensor | None = None
     lse: torch.Tensor | None = None
     vector: torch.Tensor | None = None
+    frame: Frame | None = None
 
 
 BoundGate = Callable[[torch.Tensor, Reading], torch.Tensor]

@@ -30,7 +30,10 @@ TENSOR_SITES = (*WIDTH_SITES, *HEAD_SITES, "logits")
 
 
 class Op(Protocol):
-    """An op: the sites it makes sense at, and itself bound to one layer."""
+    """An op: the sites it makes sense at, and itself bound to one layer.
+
+    An op with an attribute `needs_frame` that is true finds in `Reading.frame` where the running forward stands.
+    """
 
     @property
     def sites(self) -> tuple[str, ...]:
