@@ -1,0 +1,105 @@
+"""`steer eval`: how well a model answers, alone, after demonstrations and with saved methods."""
+
+from __future__ import annotations
+
+import json as _json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SteerError
+from ._data import examples
+from ._model import Device, Dtype, ModelName, load
+from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+
+if TYPE_CHECKING:
+    from .._evaluating import Evaluation, Row, Way
+
+
+def command(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="A folder (its test.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A saved method's folder or hub id; each one given is a row of its own."),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Also with so many demonstrations in the prompt.")] = 0,
+    pool: Annotated[str | None, typer.Option(help="Where these come from: as --data, its train.jsonl.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of demonstrations and of the zoo's pictures.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask so many examples at most.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write, with every answer.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure accuracy on examples: always of the model alone, and of each method beside it."""
+    from .._evaluating import Evaluation
+    from ..fitting import track
+
+    quiet_in_a_pipe()
+    if out is not None and not out.absolute().parent.is_dir():
+        raise SteerError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+    if (shots > 0) != (pool is not None):
+        raise SteerError("--shots and --pool go together: how many demonstrations, and where they come from")
+    asked = examples(data, "test", limit, seed)
+    shown = examples(pool, "train", None, seed) if pool is not None else []
+    loaded, processor = load(model, device, dtype)
+    run = Evaluation(loaded, processor, asked, batch_size, max_new_tokens)
+    rows = [run.measure(way) for way in track(_ways(loaded, method or [], shots, shown, seed), "evaluating")]
+    record = {"model": model, "data": data, "examples": len(asked), "seed": seed, "shots": shots, "pool": pool}
+    record |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    if out is not None:
+        _write(out.absolute(), {**record, "rows": [row.to_dict() for row in rows], "answers": _answers(run, rows)})
+    if json:
+        print_json({**record, "rows": [row.to_dict() for row in rows]})
+        return
+    columns = ("", "accuracy", "95 % interval", "log-prob", "tokens / query", "ms / query")
+    print_table(columns, [_cells(row) for row in rows])
+    print(f"accuracy: on {len(asked)} examples, the whole answer, case aside; interval: Wilson's")
+    print(f"log-prob: of the right answer, mean; ms: batches of {batch_size}, making inputs and writing included")
+    if out is not None:
+        print(f"answers: {out.absolute()}")
+
+
+def _ways(model: Any, saved: list[str], shots: int, pool: list[Any], seed: int) -> list[Way]:
+    """The model alone, once for each way of writing a prompt that a method uses; then the rest."""
+    from .._evaluating import Way
+    from ..demonstrations import Demonstrations
+    from ..registry import load as load_method
+
+    methods = {path: load_method(path, model) for path in saved}
+    templates = dict.fromkeys([None, *(getattr(method, "template", None) for method in methods.values())])
+    ways = [Way("zero-shot" + ("" if t is None else f", template {t!r}"), template=t) for t in templates]
+    if shots:
+        ways.append(Way(f"{shots}-shot in context", demonstrations=Demonstrations(tuple(pool), shots, seed=seed)))
+    names = [method.name for method in methods.values()]
+    for path, method in methods.items():
+        name = method.name if names.count(method.name) == 1 else f"{method.name} ({path})"
+        ways.append(Way(name, method, template=getattr(method, "template", None)))
+    return ways
+
+
+def _answers(run: Evaluation, rows: list[Row]) -> list[dict[str, Any]]:
+    """By query: what was asked, what is right and what each way said."""
+    return [
+        {"question": q.question, "answer": q.answer, "said": {row.name: row.answers[i] for row in rows}}
+        for i, q in enumerate(run.queries)
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    low, high = row.interval
+    measured = number(row.log_prob, ".3f"), number(row.tokens, ".0f"), number(row.ms, ".1f")
+    return row.name, f"{row.accuracy:.3f}", f"{low:.3f} to {high:.3f}", *measured
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    from ..files import write_whole
+
+    write_whole(path, (_json.dumps(data, indent=2) + "\n").encode())

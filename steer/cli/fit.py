@@ -1,0 +1,138 @@
+"""`steer fit`: a method fitted on examples and saved."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SteerError
+from ._data import examples
+from ._model import Device, Dtype, ModelName, is_main_process, load
+from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+
+if TYPE_CHECKING:
+    from ..examples import Example
+    from ..method import Method
+
+
+def command(
+    method: Annotated[str, typer.Argument(help="A method's name; `steer methods` lists them.")],
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
+    out: Annotated[Path, typer.Option(help="The folder to save the method in.")],
+    dev: Annotated[str | None, typer.Option(help="Examples to choose by, as --data; else a quarter of it.")] = None,
+    config: Annotated[list[str] | None, typer.Option(help="key=value: a field of the method; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: an option of fitting, such as lr; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many examples of --data at most.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Where a fit that is interrupted goes on from; OUT/checkpoints by default.")
+    ] = None,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Do not remove OUT/checkpoints at the end.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Fit a method to a model on examples, and save it. The same command goes on with a fit that was interrupted."""
+    from ..registry import create, method_class
+    from ._settings import config_hints, fit_hints, parse
+
+    quiet_in_a_pipe()
+    cls = method_class(method)
+    fields = parse(config or [], config_hints(cls), "--config", f"configuration field of method {method!r}")
+    options = parse(set_ or [], fit_hints(cls), "--set", f"option of fit of method {method!r}")
+    made = create(method, **fields)
+    folder = _checkpoint_folder(cls, out, checkpoints)
+    fitted_on, chosen_by = _examples(data, dev, limit, seed)
+    loaded, processor = load(model, device, dtype)
+    takes = inspect.signature(cls.fit).parameters
+    options |= {"dev": chosen_by} if "dev" in takes else {}
+    options |= {"folder": folder} if folder is not None else {}
+    options |= {"progress": is_main_process()} if "progress" in takes else {}
+    start = time.perf_counter()
+    with _resumable(folder):
+        made.fit(loaded, processor, fitted_on, seed=seed, **options)
+    seconds = time.perf_counter() - start
+    _wait_for_all()
+    if not is_main_process():
+        return
+    made.save_pretrained(out)
+    if folder is not None and checkpoints is None and not keep_checkpoints:
+        shutil.rmtree(folder, ignore_errors=True)
+    before, after = _accuracies(loaded, processor, made, chosen_by)
+    numbers = sum(tensor.numel() for tensor in made.tensors.values())
+    if json:
+        counts = {"examples": len(fitted_on), "dev_examples": len(chosen_by), "seed": seed}
+        found = {"accuracy_before": before, "accuracy_after": after, "numbers": numbers, "seconds": round(seconds, 3)}
+        print_json({"method": method, "model": model, "data": data, **counts, **found, "out": str(out.absolute())})
+        return
+    columns = ("method", "examples", "dev accuracy before", "after", "numbers learned", "s to fit")
+    row = (method, str(len(fitted_on)), f"{before:.3f}", f"{after:.3f}", f"{numbers:,}", f"{seconds:.1f}")
+    print_table(columns, [row])
+    held = "" if dev else ", held out of --data"
+    print(f"dev: {len(chosen_by)} examples{held}, which the method may have chosen by; test it with `steer eval`")
+    print(f"saved: {out.absolute()}")
+
+
+def _checkpoint_folder(cls: type[Method], out: Path, asked: Path | None) -> Path | None:
+    """Where checkpoints go; None for a method that makes none."""
+    if out.exists() and not out.is_dir():
+        raise SteerError(f"{out} is a file; --out is the folder to save the method in")
+    if "folder" in inspect.signature(cls.fit).parameters:
+        return asked or out / "checkpoints"
+    if asked is not None:
+        raise SteerError(f"method {cls.name!r} is fitted in one go and makes no checkpoints; leave --checkpoints out")
+    return None
+
+
+def _examples(data: str, dev: str | None, limit: int | None, seed: int) -> tuple[list[Example], list[Example]]:
+    """The examples to fit on, and those to choose and to measure by."""
+    from ..fitting import hold_out
+
+    found = examples(data, "train", limit, seed)
+    if dev is not None:
+        return found, examples(dev, "dev", None, seed)
+    if len(found) < 2:
+        raise SteerError(f"{data} has {len(found)} example; give more, or --dev, so that some can be held out")
+    return hold_out(found, seed=seed)
+
+
+def _accuracies(model: Any, processor: Any, method: Method, queries: list[Example]) -> tuple[float, float]:
+    """On held-out examples, without the method and with it."""
+    from .._evaluating import Evaluation, Way, right
+
+    run, template = Evaluation(model, processor, queries), getattr(method, "template", None)
+    ways = (Way("before", template=template), Way("after", method, template=template))
+    before, after = (right(run.answers(way, queries), queries) for way in ways)
+    return sum(before) / len(queries), sum(after) / len(queries)
+
+
+@contextmanager
+def _resumable(folder: Path | None) -> Iterator[None]:
+    """Say how to go on after an interrupt, where there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_main_process() and folder is not None and folder.is_dir() and any(folder.iterdir()):
+            print(f"steer: the same command goes on from {folder.absolute()}", file=sys.stderr)
+        raise
+
+
+def _wait_for_all() -> None:
+    """No process may still be reading the checkpoints that the first one is about to remove."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
