@@ -20,12 +20,17 @@ def steer_register_methods(registry: MethodRegistry) -> None:
     from .head_shift import HeadShift
     from .hificl import HiFICL
     from .hyper_icl import HyperICL
+    from .icl import ICL
     from .icv import ICV
     from .live import LIVE
     from .mimic import MimIC
+    from .mtv import MTV
+    from .savs import SAVs
     from .task_vector import TaskVector
 
     for method in (ICV, TaskVector, FunctionVector, LIVE, HeadShift, MimIC, HyperICL, HiFICL):
+        registry.add(method)
+    for method in (ICL, MTV, SAVs):
         registry.add(method)
     for method in (Gate, GateThreshold, GateRetrieval):
         registry.add(method)
