@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import errors, fitting, gates, ops, positions, prompts, sites, training, zoo
+    from . import data, errors, fitting, gates, ops, positions, prompts, sites, training, zoo
+    from ._folding import Folded, fold
     from ._inspecting import inspect
     from .demonstrations import Demonstrations
     from .errors import SteerError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Demonstrations": "demonstrations",
     "Example": "examples",
+    "Folded": "_folding",
     "Intervention": "intervention",
     "Method": "method",
     "ModelMap": "model_map",
@@ -36,17 +38,19 @@ _HOMES = {
     "SteerError": "errors",
     "attach": "session",
     "create": "registry",
+    "fold": "_folding",
     "hookimpl": "hookspecs",
     "inspect": "_inspecting",
     "load": "registry",
     "methods": "registry",
     "record": "recording",
 }
-_MODULES = ("errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "training", "zoo")
+_MODULES = ("data", "errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "training", "zoo")
 
 __all__ = [
     "Demonstrations",
     "Example",
+    "Folded",
     "Intervention",
     "Method",
     "ModelMap",
@@ -56,8 +60,10 @@ __all__ = [
     "__version__",
     "attach",
     "create",
+    "data",
     "errors",
     "fitting",
+    "fold",
     "gates",
     "hookimpl",
     "inspect",

@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
 from ..errors import PluginError, SteerError
-from . import check, demo, generate, inspect, methods
+from . import check, demo, eval, fit, fold, generate, inspect, methods
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -28,7 +28,7 @@ def build_app() -> typer.Typer:
         epilog="Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 a check failed.",
     )
     app.callback()(_options)
-    for module in (inspect, check, methods, demo, generate):
+    for module in (inspect, check, methods, demo, fit, generate, eval, fold):
         app.command(module.__name__.rpartition(".")[2])(module.command)
     for name, source in sources(manager()).items():
         _add_plugin_commands(app, name, source)
