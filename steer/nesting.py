@@ -17,6 +17,8 @@ from .registry import method_class, source_of
 __all__ = ["pack", "unpack"]
 
 PREFIX = "inner"
+MAX_DEPTH = 60
+"""Of lists and objects in each other: a dozen methods around each other. More is no method that anyone fitted."""
 
 
 def pack(methods: Sequence[Method]) -> tuple[tuple[dict[str, Any], ...], dict[str, torch.Tensor]]:
@@ -61,9 +63,10 @@ def unpack(data: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> list[Met
         tensors: by `pack`'s names, among others; an inner method shares them.
 
     Raises:
-        FileFormatError: the data is not what `pack` gives.
+        FileFormatError: the data is not what `pack` gives, or is nested without end.
         UnknownNameError: a method or a configuration field that is not installed.
     """
+    _check_depth(data)
     methods = []
     for index, one in enumerate(data):
         plugin = _part(one, index, "plugin", dict)
@@ -80,3 +83,18 @@ def _part(one: Any, index: int, key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise FileFormatError(f"wrapped method {index} must hold {key!r} as {kind.__name__}, got {value!r:.60}")
     return value
+
+
+def _check_depth(data: Sequence[Any]) -> None:
+    level: list[Any] = [data]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise FileFormatError(f"wrapped methods are nested more than {MAX_DEPTH} lists and objects deep")
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, Mapping) else one)
+            if isinstance(item, Mapping | list | tuple)
+        ]

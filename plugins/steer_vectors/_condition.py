@@ -30,7 +30,8 @@ def cosine(states: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 def cast(states: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """cos(h, tanh(P h)) with P = c c^T / (c^T c) (CAST, arXiv:2409.05907): (B,).
 
-    Even in <h, c>: states on either side of 0 along c look the same.
+    h and -h give the same: it tells how much of h lies along c (where tanh is straight, |<h, c>| / (||h|| ||c||)), and
+    hardly on which side.
     """
     c = normalize(direction.to(states), dim=0)
     return cosine_similarity(states, torch.tanh((states @ c).unsqueeze(-1) * c), dim=-1)

@@ -36,8 +36,8 @@ class GateThreshold(Wrapper):
     decision on held-out ones of both.
 
     Source: Lee et al., https://arxiv.org/abs/2409.05907, and the authors' `leash_layer.py`. There the first row of a
-    batch decides for all of it. With similarity "cast" states on either side of 0 along c look the same, since it is
-    even in <h, c>; "cosine" tells them apart.
+    batch decides for all of it. Similarity "cast" tells how much of h lies along c and hardly on which side, so that
+    classes on either side of 0 look the same to it; "cosine" tells them apart.
 
     Attributes:
         layer: before which the condition is read; None chooses one when fitting.
