@@ -14,7 +14,7 @@ from .shifts import Shift, refusal
 
 @dataclass
 class Bias:
-    """What is added to one module's bias: (D,), fp32, on the CPU; and the first intervention that wants it."""
+    """What is added to one module's bias: (D,), fp64, on the CPU; and the first intervention that wants it."""
 
     amount: torch.Tensor
     label: str
@@ -115,7 +115,7 @@ def watch(model: nn.Module, paths: Iterable[str], inputs: Mapping[str, Any]) -> 
 
 
 def written(model: Any, path: str, heads: torch.Tensor) -> torch.Tensor:
-    """What heads' results (H, d_v) become behind the output projection, (D,), without its bias.
+    """What heads' results (H, d_v) become behind the output projection, (D,) in fp64, without its bias.
 
     The projection is called, never read: it may be quantised or sharded.
     """
@@ -125,5 +125,5 @@ def written(model: Any, path: str, heads: torch.Tensor) -> torch.Tensor:
     rows = torch.zeros(2, 1, heads.numel(), dtype=model.dtype, device=home)
     rows[1, 0] = heads.flatten()
     with torch.no_grad():
-        zero, one = projection(rows).float().cpu()
+        zero, one = projection(rows).double().cpu()
     return (one - zero).squeeze(0)

@@ -24,7 +24,7 @@ class Shift:
     Attributes:
         label: the intervention, as the report calls it.
         where: the address in words.
-        vector: what is added, fp32: (D,), or (H, d_v) before the output projection, zero for heads not chosen.
+        vector: what is added, fp64: (D,), or (H, d_v) before the output projection, zero for heads not chosen.
         branches: paths of the modules to whose output it may be added, the first that has a bias is taken; for
             `head_out` the output projection.
         before: whether the vector is added to the input instead.
@@ -121,4 +121,4 @@ def _vector(item: Intervention, slot: Slot) -> torch.Tensor:
     op = item.op
     assert isinstance(op, Add)
     vector, scale = slot.take("vector", op.vector, 1, slot.width), slot.take("scale", op.scale, 0)
-    return (vector.detach().float().cpu() * scale.detach().float().cpu().unsqueeze(-1)).contiguous()
+    return (vector.detach().double().cpu() * scale.detach().double().cpu().unsqueeze(-1)).contiguous()

@@ -20,6 +20,7 @@ from .clone import Biases
 # A shift is multiplied until it moves the outputs by this much of the largest, in so many steps of at most so much: a
 # wrong fold of a small shift would otherwise hide below the rounding.
 VISIBLE, STEPS, STEP = 0.3, 4, 1e3
+FINEST = 1e-5
 
 
 def made_up_inputs(model: Any) -> dict[str, torch.Tensor]:
@@ -85,7 +86,8 @@ def measure(
     plain = _run(model, inputs)
     if not plain:
         raise InterventionError(f"{type(model).__name__} gave no outputs to compare; give inputs=")
-    tolerance = TOLERANCE.get(plain[0].dtype, 5e-2)
+    # Norms compute in fp32 also where the model is in fp64.
+    tolerance = max(TOLERANCE.get(plain[0].dtype, 5e-2), FINEST)
     difference = effect = 0.0
     times = 1.0
     for step in range(STEPS):

@@ -118,6 +118,40 @@ def test_a_bias_that_is_there_takes_the_shift_and_no_switch_is_turned(tmp_path):
     close(logits(reloaded(folded, tmp_path), input_ids=tokens()), steered(model, items, input_ids=tokens()))
 
 
+def test_a_double_model_is_folded_in_double():
+    model, vector = tiny_llama().double(), randn(HEAD_DIM).double() / 3
+    folded = steer.fold(model, steer.Intervention(sites.head_out(1, heads=5), ops.Add(vector))).model
+    columns = slice(5 * HEAD_DIM, 6 * HEAD_DIM)
+    truth = model.model.layers[1].self_attn.o_proj.weight[:, columns] @ vector
+    assert (folded.model.layers[1].self_attn.o_proj.bias - truth).abs().max() < 1e-14
+
+
+class Hidden(torch.nn.Linear):
+    """A layer whose weight says nothing by itself, as a quantised one's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight.flip(0) * 0.5, self.bias)
+
+
+def test_a_projection_is_called_and_never_read():
+    model = tiny_llama(attention_bias=True)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.__class__ = Hidden
+    items = WHERE["every head"]()
+    folded = steer.fold(model, items).model
+    close(logits(folded, input_ids=tokens()), steered(model, items, input_ids=tokens()))
+
+
+def test_a_model_spread_by_accelerate_is_folded():
+    accelerate = pytest.importorskip("accelerate.hooks")
+    model = tiny_llama()
+    for layer in model.model.layers:
+        accelerate.add_hook_to_module(layer, accelerate.AlignDevicesHook("cpu", io_same_device=True))
+    items = WHERE["all at once, two at one module"]()
+    folded = steer.fold(model, items).model
+    close(logits(folded, input_ids=tokens()), steered(model, items, input_ids=tokens()))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_rounds_the_bias_and_no_more(dtype, tmp_path):
     """The checkpoint is as near to the same session in fp32 as the session in half precision is."""
