@@ -41,7 +41,7 @@ with steer.attach(model, method):
 
 ## Configuration
 
-{_block(saved.config)}
+{_block(_short(saved.config))}
 
 ## What it was made from
 
@@ -55,9 +55,12 @@ def _block(data: Any) -> str:
     return f"```json\n{json.dumps(data, indent=2, default=str)}\n```"
 
 
-def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the layer-by-layer fingerprint, of which the digest says enough."""
-    short = dict(provenance)
-    if isinstance(short.get("fingerprint"), Mapping):
-        short["fingerprint"] = short["fingerprint"].get("digest")
-    return short
+def _short(data: Any) -> Any:
+    """Without layer-by-layer fingerprints, of which their digests say enough."""
+    if isinstance(data, Mapping):
+        return {key: _digest(value) if key == "fingerprint" else _short(value) for key, value in data.items()}
+    return [_short(item) for item in data] if isinstance(data, list | tuple) else data
+
+
+def _digest(fingerprint: Any) -> Any:
+    return fingerprint.get("digest") if isinstance(fingerprint, Mapping) else fingerprint

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import torch
-
 import steer
 from steer import fitting, prompts
 from steer._address import resolve
 from steer.errors import FingerprintError, InterventionError
 from steer.nesting import pack, unpack
+
+from ._shared import fitted
 
 
 @dataclass
@@ -116,9 +116,20 @@ def number(method: steer.Method, name: str) -> float:
     Raises:
         SteerError: the method was not fitted.
     """
-    from ._shared import fitted
+    check_shape(method, name, ())
+    return float(fitted(method, name))
 
-    tensor: torch.Tensor = fitted(method, name)
-    if tensor.numel() != 1:
-        raise InterventionError(f"tensors[{name!r}] of method {method.name!r} must hold one number")
-    return float(tensor)
+
+def check_shape(method: steer.Method, name: str, shape: tuple[int, ...]) -> None:
+    """Check a tensor that `fit` made against the model and what is wrapped.
+
+    Raises:
+        InterventionError: it has another shape.
+        SteerError: the method was not fitted.
+    """
+    found = tuple(fitted(method, name).shape)
+    if found != shape:
+        raise InterventionError(
+            f"tensors[{name!r}] of method {method.name!r} must be {list(shape)} for this model and the methods that it "
+            f"wraps, and is {list(found)}; fit it again"
+        )

@@ -11,13 +11,12 @@ from torch.nn.functional import normalize
 
 import steer
 from steer import fitting, sites
-from steer.errors import InterventionError
 from steer.prompt_state import Pool, prompt_states
 
 from ._condition import Cut, best_cut, held_out
 from ._latch import check_order, latched
 from ._shared import fitted
-from ._wrapper import Wrapper, begins, number
+from ._wrapper import Wrapper, begins, check_shape, number
 
 NONE = -1
 
@@ -139,11 +138,6 @@ class GateRetrieval(Wrapper):
     def _decide(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """From states (B, D) to strengths (B, members)."""
         keys, centre, threshold = fitted(self, "keys"), fitted(self, "centre"), number(self, "threshold")
-        if keys.ndim != 2 or len(keys) != len(self.inner) or centre.shape != keys.shape[1:]:
-            raise InterventionError(
-                f"method {self.name!r} wraps {len(self.inner)} methods and has keys {list(keys.shape)} with a centre "
-                f"{list(centre.shape)}; fit it again"
-            )
 
         def decide(states: torch.Tensor) -> torch.Tensor:
             best, picked = _nearest(states, keys.to(states), centre.to(states))
@@ -169,6 +163,8 @@ class GateRetrieval(Wrapper):
         """The one that decides, and every member's with the decision as their gate."""
         members, layer = self._shifts(model_map), int(number(self, "layer"))
         check_order(layer, min(begins(items, model_map, self.name) for items in members), self.name)
+        check_shape(self, "keys", (len(members), model_map.tower().width))
+        check_shape(self, "centre", (model_map.tower().width,))
         return latched(members, self._decide(), layer, self.pool)
 
 

@@ -10,13 +10,12 @@ import torch
 
 import steer
 from steer import fitting, sites
-from steer.errors import InterventionError
 from steer.prompt_state import Pool, prompt_states
 
 from ._condition import Cut, best_cut, cast, cosine, f1, held_out, mean_difference, principal
 from ._latch import check_order, latched
 from ._shared import fitted
-from ._wrapper import Wrapper, begins, number
+from ._wrapper import Wrapper, begins, check_shape, number
 
 _DIRECTIONS = {"principal": principal, "mean_difference": mean_difference}
 _SIMILARITIES = {"cast": cast, "cosine": cosine}
@@ -140,8 +139,6 @@ class GateThreshold(Wrapper):
         """From states (B, D) to strengths (B, 1)."""
         direction, threshold = fitted(self, "direction").float(), number(self, "threshold")
         similarity, below = _SIMILARITIES[self.similarity], number(self, "below") > 0
-        if direction.ndim != 1:
-            raise InterventionError(f"tensors['direction'] must be (D,), got {list(direction.shape)}")
 
         def decide(states: torch.Tensor) -> torch.Tensor:
             score = similarity(states, direction)
@@ -166,4 +163,5 @@ class GateThreshold(Wrapper):
         """The one that decides, and the wrapped methods' with the decision as their gate."""
         shifts, layer = self._shifts(model_map), int(number(self, "layer"))
         check_order(layer, begins(shifts, model_map, self.name), self.name)
+        check_shape(self, "direction", (model_map.tower().width,))
         return latched([shifts], self._decide(), layer, self.pool)

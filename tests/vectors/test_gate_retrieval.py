@@ -129,5 +129,5 @@ def test_another_number_of_members_than_keys_is_refused():
     one, method, _ = library("llama")
     fewer = steer.create("gate_retrieval", layer=1).over(vector(one, 1))
     fewer.tensors |= {name: x for name, x in method.tensors.items() if not name.startswith("inner.")}
-    with pytest.raises(InterventionError, match=r"wraps 1 methods and has keys \[3, 64\]"):
+    with pytest.raises(InterventionError, match=r"must be \[1, 64\].*is \[3, 64\]"):
         steer.attach(one.model, fewer)
