@@ -20,7 +20,8 @@ def is_table(source: Any) -> bool:
 
 def read_table(table: Any, columns: Columns, limit: int | None) -> list[Example]:
     """The examples of a table. Where rows can be had by number, pictures are decoded when they are used."""
-    if not hasattr(table, "__getitem__"):
+    # An IterableDataset also has `__getitem__`, for columns; only what has a length has rows by number.
+    if not hasattr(table, "__len__"):
         return [row_example(row, columns, f"row {index}") for index, row in enumerate(islice(table, limit))]
     found = columns.find(table.column_names, "the dataset")
     words = table.select_columns([name for part, name in found.items() if name is not None and part != "images"])

@@ -119,6 +119,31 @@ def test_a_tables_pictures_are_decoded_when_they_are_used():
     assert set(decoded) == {2}
 
 
+class Stream:
+    """What is asked of a streamed Hugging Face dataset: rows in turn, columns by name, no length."""
+
+    column_names = None
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows = rows
+
+    def select_columns(self, names):
+        raise NotImplementedError
+
+    def __getitem__(self, column):
+        return [row[column] for row in self.rows]
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def test_a_streams_rows_are_taken_in_turn_and_no_further_than_the_limit():
+    rows = [{"question": f"q{i}", "answer": "a", "image": picture(i)} for i in range(3)]
+    found = read(Stream([*rows, "never looked at"]), limit=3)
+    assert [one.question for one in found] == ["q0", "q1", "q2"]
+    assert pixels(found[1]) == [picture(1).tobytes()]
+
+
 def test_hugging_face_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     picture(1).save(tmp_path / "1.png")
@@ -139,7 +164,7 @@ def test_hugging_face_datasets(tmp_path):
     assert [one.question for one in read(both, split="test", columns=columns)] == ["b?"]
     with pytest.raises(steer.SteerError, match="several splits: train, test"):
         read(both, columns=columns)
-    with pytest.raises(steer.SteerError, match="the dataset has no column for question, .*it has q, answers, picture"):
+    with pytest.raises(steer.SteerError, match="the dataset has no column for question .*it has q, answers, picture"):
         read(table)
 
 
