@@ -95,14 +95,16 @@ def _shift(item: Intervention, label: str, target: Target) -> Shift:
 
 
 def _branches(item: Intervention, layer: Layer) -> tuple[str, ...]:
-    if item.site.name == "attn_out":
+    name = item.site.name
+    # In a layer without an MLP, a state-space block say, the mixer's branch is the last one.
+    if name == "attn_out" or (name != "mlp_out" and layer.mlp_out is None and layer.mlp is None):
         cross = item.site.attention == "cross"
         mixer, branch = (layer.cross_attention, layer.cross_attn_out) if cross else (layer.attention, layer.attn_out)
-        wanted = [branch or (mixer.path if mixer is not None else None)]
+        last = branch or (mixer.path if mixer is not None else None)
     else:
-        # A layer that ends in a norm gives that norm's output; elsewhere what the MLP adds is as good.
-        wanted = [layer.path] if item.site.name != "mlp_out" else []
-        wanted.append(layer.mlp_out or layer.mlp)
+        last = layer.mlp_out or layer.mlp
+    # A layer that ends in a norm gives that norm's output; elsewhere what the last branch adds is as good.
+    wanted = [last] if name in ("attn_out", "mlp_out") else [layer.path, last]
     return tuple(path for path in wanted if path is not None)
 
 

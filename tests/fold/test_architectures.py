@@ -38,6 +38,10 @@ def opt(before: bool = True) -> Any:
     return hf.OPTConfig(**sizes, word_embed_proj_dim=32, do_layer_norm_before=before)
 
 
+def mamba() -> Any:
+    return hf.FalconMambaConfig(hidden_size=32, state_size=8, num_hidden_layers=2, vocab_size=101)
+
+
 def of(kind: str, **more: Any) -> Any:
     return getattr(hf, f"{kind}Config")(**{**SIZES, **more})
 
@@ -56,6 +60,8 @@ CASES: dict[str, tuple[Any, tuple[str, ...], set[str]]] = {
         ("head_out", "attn_out", "mlp_out"),
         {"attention_bias", "mlp_bias"},
     ),
+    # No MLP and no heads: the mixer's branch is the layer's last.
+    "mamba": (mamba, ("attn_out", "resid_out"), {"use_bias"}),
     "qwen3": (lambda: of("Qwen3"), ("head_out", "attn_out"), {"attention_bias"}),
     "qwen2": (lambda: of("Qwen2"), (), set()),
     "mistral": (lambda: of("Mistral"), (), set()),
@@ -90,7 +96,7 @@ def test_right_or_refused(name, tmp_path):
     for site in ALL:
         item = shift(site)
         if site not in right:
-            with pytest.raises(steer.errors.InterventionError, match=r"bias|stands between"):
+            with pytest.raises(steer.SteerError, match=r"bias|stands between|with heads"):
                 steer.fold(model, item)
             continue
         folded = steer.fold(model, item)
