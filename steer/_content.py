@@ -1,4 +1,4 @@
-"""Digests of examples by what is in them: words and pictures."""
+"""Digests of examples by what is in them, words and pictures, and of models by their weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .errors import SteerError
 if TYPE_CHECKING:
     from .examples import Example
     from .prompts import Prompt
+
+_SAMPLE = 256
 
 
 def picture_bytes(picture: Any) -> bytes:
@@ -51,4 +53,22 @@ def prompts_digest(prompts: Iterable[Prompt]) -> str:
                 seen[id(one)] = question_digest(one) + repr(one.answer).encode()
             digest.update(seen[id(one)])
         digest.update(b"." if prompt.answered else b"?")
+    return digest.hexdigest()
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Of a model's weights and buffers, in one quick pass: each one's sum, and some numbers of it where they stand.
+
+    Meant to tell checkpoints apart, not to withstand someone who looks for two with the same digest.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted({**dict(model.named_buffers()), **dict(model.named_parameters())}.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        if value.device.type == "meta":
+            continue
+        flat = value.detach().reshape(-1)
+        # A sum alone is the same after a change of places; 8-bit floats have none.
+        some = flat[:: max(1, flat.numel() // _SAMPLE)].double().cpu()
+        total = some.sum() if value.is_floating_point() and value.itemsize == 1 else flat.sum(dtype=torch.float64)
+        digest.update(f"{float(total):.17g} ".encode() + some.numpy().tobytes())
     return digest.hexdigest()

@@ -53,8 +53,7 @@ def write(
     tensors = {f"now.{name}": value for name, value in learned.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for name, value in learned.items():
-        moments = optimiser.state.get(value, {})
-        tensors |= {f"{kind}.{name}": moments[kind] for kind in MOMENTS if kind in moments}
+        tensors |= {f"{kind}.{name}": optimiser.state[value][kind] for kind in MOMENTS}
     facts = {"identity": json.dumps(identity, sort_keys=True), "progress": json.dumps(asdict(progress))}
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,17 +81,15 @@ def read(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         saved, progress = json.loads(facts["identity"]), Progress(**json.loads(facts["progress"]))
         _same(path, saved, identity)
+        moments = {name: {kind: tensors[f"{kind}.{name}"] for kind in MOMENTS} for name in learned}
         with torch.no_grad():
             for name, value in learned.items():
-                value.copy_(tensors[f"now.{name}"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, SteerError):
-            raise
+                value.copy_(tensors[f"now.{name}"].view(value.shape))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise FileFormatError(f"{path} is damaged: {error}; delete it to fit from the start") from error
     for name, value in learned.items():
-        if f"exp_avg.{name}" in tensors:
-            state = {kind: tensors[f"{kind}.{name}"].to(value.device) for kind in MOMENTS}
-            optimiser.state[value] = {"step": torch.tensor(float(progress.step)), **state}
+        state = {kind: moment.to(value.device) for kind, moment in moments[name].items()}
+        optimiser.state[value] = {"step": torch.tensor(float(progress.step)), **state}
     best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
     return progress, best
 

@@ -14,8 +14,6 @@ import torch
 from accelerate import PartialState
 
 from .. import fitting, sites
-from .._config import encode_config
-from .._content import prompts_digest
 from .._inspecting import inspect
 from ..demonstrations import Demonstrations
 from ..errors import SteerError, unknown_name
@@ -25,6 +23,7 @@ from ..model_map import ModelMap
 from ..prompts import Prompt, batches
 from . import loop, losses
 from ._frozen import frozen
+from ._identity import identity_of
 from .options import Options
 from .student import StateLoss, Student
 from .teacher import Teacher
@@ -119,9 +118,10 @@ class Learned(Method):
         told = demonstrations or Demonstrations(tuple(pool), self.shots, seed=seed)
         with frozen(model, chosen.gradient_checkpointing):
             teacher = self._teacher(model, processor, queries, told, kept, chosen, progress)
-            before, self.provenance = self.tensors, {}
-            learned = self._leaves(model, model_map, seed)
+            before = self.tensors, self.provenance
             try:
+                self.provenance = {}
+                learned = self._leaves(model, model_map, seed)
                 job = loop.Job(
                     label=self.name,
                     learned={name: one for name, one in learned.items() if one.requires_grad},
@@ -132,13 +132,13 @@ class Learned(Method):
                     options=chosen,
                     seed=seed,
                     folder=kept,
-                    identity=self._identity(model_map, queries, held, told, seed, chosen),
+                    identity=identity_of(self, model, model_map, queries, held, told, seed, chosen),
                     rates=self.learning_rates(),
                     progress=progress,
                 )
                 best, went = loop.run(job)
             except BaseException:
-                self.tensors = before
+                self.tensors, self.provenance = before
                 raise
         self.tensors = {name: best.get(name, value.detach().cpu()) for name, value in learned.items()}
         self.record_provenance(model_map, seed, pool)
@@ -187,6 +187,11 @@ class Learned(Method):
         if set(self.losses) <= {"ce"}:
             return None
         contexts = told.for_queries([one.query for one in queries], model, processor)
+        if told.shots and not any(one.shots for one in contexts):
+            raise SteerError(
+                f"method {self.name!r} compares with a model that was shown demonstrations, but none of the "
+                f"{len(queries)} examples to fit on has another to be shown; give more examples, or `demonstrations`"
+            )
         teacher = Teacher(
             model,
             processor,
@@ -228,29 +233,3 @@ class Learned(Method):
             return 0.0, 0
         made = batches(model, processor, mine, template=self.template, batch_size=batch_size)
         return -float(fitting.score(model, made, self).log_prob.double().sum()), len(mine)
-
-    def _identity(
-        self,
-        model_map: ModelMap,
-        queries: Sequence[Prompt],
-        held: Sequence[Example],
-        told: Demonstrations,
-        seed: int,
-        options: Options,
-    ) -> dict[str, Any]:
-        """What must agree for a checkpoint to be of this very fit."""
-        return {
-            "method": self.name,
-            "configuration": encode_config(self),
-            "model": model_map.fingerprint(),
-            "examples": prompts_digest(queries),
-            "dev": prompts_digest([Prompt(one) for one in held]),
-            "demonstrations": prompts_digest([Prompt(one) for one in told.pool])
-            + repr([getattr(told, f.name) for f in dataclasses.fields(told) if f.name != "pool"]),
-            "seed": seed,
-            "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in _COST_ONLY},
-        }
-
-
-# Options that change what a fit costs and not what comes out of it.
-_COST_ONLY = ("micro_batch_size", "gradient_checkpointing", "checkpoint_every")

@@ -114,7 +114,8 @@ class _Run:
         micro = job.options.micro_batch_size or max(1, len(mine))
         for start in range(0, len(mine), micro):
             part = mine[start : start + micro]
-            with job.open_batch(part) as terms:
+            # The caller may stand in torch.no_grad().
+            with torch.enable_grad(), job.open_batch(part) as terms:
                 loss = sum(job.weights[name] * terms[name] for name in job.weights)
                 assert isinstance(loss, torch.Tensor)
                 bad += [one for one, finite in zip(part, loss.detach().isfinite().tolist(), strict=True) if not finite]
@@ -146,7 +147,8 @@ class _Run:
         squares = [one.grad.double().square().sum().cpu() for one in learned if one.grad is not None]
         norm = float(torch.stack(squares).sum().sqrt())
         if numbers[-1] > 0 or not math.isfinite(norm):
-            self._stop_at(bad, batch)
+            elsewhere = f"{numbers[-1]:.0f} losses of another process" if numbers[-1] > 0 else "the gradient"
+            self._stop(f"the loss of examples {bad}" if bad else elsewhere, f"in the batch of examples {sorted(batch)}")
         return norm
 
     def _total(self, numbers: Sequence[float]) -> list[float]:
@@ -156,13 +158,12 @@ class _Run:
         added: torch.Tensor = reduce(torch.tensor(numbers, dtype=torch.float64, device=self.state.device), "sum")
         return added.tolist()
 
-    def _stop_at(self, bad: list[int], batch: list[int]) -> None:
-        what = f"the loss of examples {bad}" if bad else "the gradient"
+    def _stop(self, what: str, where: str) -> None:
         path = f"{self.job.folder / _checkpoint.NAME} (step {self.kept_at})" if self.job.folder else ""
         good = path if path and self.kept_at is not None else "none was written"
         raise NotFiniteError(
-            f"{self.job.label}: {what} is not finite at step {self.now.step}, in the batch of examples "
-            f"{sorted(batch)}; the last good checkpoint: {good}. A lower lr or max_grad_norm may help"
+            f"{self.job.label}: {what} is not finite at step {self.now.step}, {where}; "
+            f"the last good checkpoint: {good}. A lower lr or max_grad_norm may help"
         )
 
     def _look(self) -> None:
@@ -173,6 +174,8 @@ class _Run:
         if self.job.dev_loss is not None:
             total, count = self._total(self.job.dev_loss())
             entry["dev"] = total / count
+            if not math.isfinite(entry["dev"]):
+                self._stop("the loss on dev", f"over {count:.0f} examples")
             if self.now.best is None or entry["dev"] < self.now.best:
                 self.now.best, self.now.worse, self.best = entry["dev"], 0, _copy(self.job.learned)
             else:
