@@ -12,7 +12,9 @@ from einops import rearrange
 import steer
 from steer import fitting, gates, ops, prompts, sites
 
-from ._shared import fitted
+from ._shared import fitted, split
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass
@@ -31,7 +33,7 @@ class ICV(steer.Method):
     same with its answer written after it, both ending where they end: no token that closes the turn.
 
     Attributes:
-        strength: lambda, at least 0; the paper uses 0.1.
+        strength: lambda, at least 0; the paper uses 0.1. None tries 0.05, 0.1, 0.2, 0.3 and 0.5 when fitting, by `dev`.
         layers: where it acts; every layer that has an MLP by default.
         template: how an example is written, as in `steer.prompts.encode`; None for the processor's chat template.
     """
@@ -40,12 +42,12 @@ class ICV(steer.Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2311.06668"
     summary: ClassVar[str] = "Shifts every MLP's output from questions towards their answers."
 
-    strength: float = 0.1
+    strength: float | None = 0.1
     layers: tuple[int, ...] | Literal["all"] = "all"
     template: str | None = None
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
+        if self.strength is not None and self.strength < 0:
             raise steer.errors.InterventionError(f"icv's strength must be at least 0, got {self.strength}")
 
     def fit(
@@ -55,29 +57,36 @@ class ICV(steer.Method):
         examples: Sequence[steer.Example],
         *,
         seed: int = 0,
+        dev: Sequence[steer.Example] | None = None,
         batch_size: int = 16,
         progress: bool = True,
     ) -> Self:
-        """Extract the directions; two forwards for each example.
+        """Extract the directions: two forwards for each example; with strength None, five more over `dev`.
 
         Args:
             model: any mapped model that writes text.
             processor: its processor or tokenizer.
-            examples: at least 2, with answers.
-            seed: kept with the result; nothing here is random.
+            examples: with answers; at least 2, or 4 where the strength is chosen.
+            seed: kept with the result, and of what is held out; nothing else here is random.
+            dev: examples by which the strength is chosen; None holds a quarter of `examples` out. Not read where the
+                strength is given.
             batch_size: prompts in one forward.
             progress: show a bar on standard error.
 
         Returns:
-            Itself, with `tensors["directions"]` (L, D).
+            Itself, with `tensors`: "directions" (L, D); where the strength was chosen, "strength" and "accuracy", for
+            each one tried the share of `dev` answered right.
 
         Raises:
             SteerError: too few examples, no answers, no processor, or a model that does not write text.
         """
         fitting.check(model, processor, examples, at_least=2, method=self.name)
+        pool, held = list(examples), []
+        if self.strength is None:
+            pool, held = split(model, processor, examples, dev, seed, self.name)
 
         def read(answered: bool) -> torch.Tensor:
-            shown = [prompts.Prompt(one, answered=answered) for one in examples]
+            shown = [prompts.Prompt(one, answered=answered) for one in pool]
             batches = prompts.batches(model, processor, shown, template=self.template, batch_size=batch_size)
             label = "icv: reading " + ("answers" if answered else "questions")
             found = fitting.states(
@@ -87,15 +96,32 @@ class ICV(steer.Method):
 
         direction = principal_direction(read(answered=True) - read(answered=False))
         self.tensors = {"directions": direction[1:].float()}
+        if self.strength is None:
+            shown = [prompts.Prompt(one) for one in held]
+            queries = prompts.batches(model, processor, shown, template=self.template, batch_size=batch_size)
+            self.tensors |= self._best(model, queries, progress)
         self.record_provenance(steer.inspect(model), seed, examples)
         return self
 
     def interventions(self, model_map: steer.ModelMap) -> list[steer.Intervention]:
         """The shift of every layer, as one intervention."""
+        strength = float(fitted(self, "strength")) if self.strength is None else self.strength
+        return self._shift(model_map, strength)
+
+    def _best(self, model: Any, queries: Sequence[prompts.Batch], progress: bool) -> dict[str, torch.Tensor]:
+        """The strength that answers best; of equals the one that gives the right answers more probability."""
+        model_map, ranks = steer.inspect(model), []
+        for strength in fitting.track(STRENGTHS, "icv: trying strengths", progress=progress):
+            found = fitting.score(model, queries, self._shift(model_map, strength))
+            ranks.append((found.accuracy, float(found.log_prob.mean())))
+        best = STRENGTHS[ranks.index(max(ranks))]
+        return {"strength": torch.tensor(best), "accuracy": torch.tensor([accuracy for accuracy, _ in ranks])}
+
+    def _shift(self, model_map: steer.ModelMap, strength: float) -> list[steer.Intervention]:
         unit = torch.nn.functional.normalize(fitted(self, "directions"), dim=-1)
         having = [layer.index for layer in model_map.tower().layers if layer.mlp_out or layer.mlp]
         layers = having if self.layers == "all" else list(self.layers)
-        op = ops.Add(unit[layers], self.strength, keep_norm=True, relative=True)
+        op = ops.Add(unit[layers], strength, keep_norm=True, relative=True)
         return [steer.Intervention(sites.mlp_out(layers), op, gates.Cosine())]
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 import steer
-from steer import fitting, ops, positions, prompts, sites
+from steer import fitting, gates, ops, positions, prompts, sites
 
 from ._shared import best_layer, fitted, split
 
@@ -22,7 +22,8 @@ class TaskVector(steer.Method):
     Fit: theta_l = mean over contexts of the residual stream (D,) after layer l at the last token of "demonstrations and
     a query", the query being none of them. The layer is the one where theta_l answers held-out queries best.
 
-    Use: h = theta at the last token of the prompt, after that layer. Only the first new token is written from it.
+    Use: h = h + strength (theta - h) at the last token of the prompt, after that layer. Only the first new token is
+    written from it.
 
     Source: https://arxiv.org/abs/2310.15916 and the authors' `core/task_vectors.py`, whose multi-context form this is:
     every example in turn is the query that the others demonstrate.
@@ -31,6 +32,7 @@ class TaskVector(steer.Method):
         layer: where it acts; None chooses one when fitting.
         shots: demonstrations in a context, at most.
         contexts: how many are averaged; None for as many as there are examples, each being the query once.
+        strength: 1 puts theta in the state's place, as the paper does; less moves the state towards it.
         template: how an example is written, as in `steer.prompts.encode`; None for the processor's chat template.
     """
 
@@ -41,6 +43,7 @@ class TaskVector(steer.Method):
     layer: int | None = None
     shots: int = 16
     contexts: int | None = None
+    strength: float = 1.0
     template: str | None = None
 
     def fit(
@@ -82,7 +85,7 @@ class TaskVector(steer.Method):
             model,
             make([prompts.Prompt(one) for one in held]),
             list(thetas),
-            lambda layer: _replace(layer, thetas[layer]),
+            lambda layer: self._replace(layer, thetas[layer]),
             description="task_vector: trying layers",
             progress=progress,
         )
@@ -92,8 +95,8 @@ class TaskVector(steer.Method):
 
     def interventions(self, model_map: steer.ModelMap) -> list[steer.Intervention]:
         """The replacement at the chosen layer."""
-        return [_replace(int(fitted(self, "layer")), fitted(self, "vector"))]
+        return [self._replace(int(fitted(self, "layer")), fitted(self, "vector"))]
 
-
-def _replace(layer: int, vector: torch.Tensor) -> steer.Intervention:
-    return steer.Intervention(sites.resid_out(layer, positions=positions.last_prompt()), ops.Replace(vector))
+    def _replace(self, layer: int, vector: torch.Tensor) -> steer.Intervention:
+        gate = None if self.strength == 1 else gates.Given(torch.tensor([self.strength]))
+        return steer.Intervention(sites.resid_out(layer, positions=positions.last_prompt()), ops.Replace(vector), gate)

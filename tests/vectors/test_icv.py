@@ -69,3 +69,27 @@ def test_the_shift_is_the_papers_at_every_token(name, layers):
 def test_a_negative_strength_is_refused():
     with pytest.raises(steer.errors.InterventionError, match="-0.1"):
         steer.create("icv", strength=-0.1)
+
+
+def test_the_strength_is_the_one_that_answers_dev_best():
+    one, dev = subject("tiny-vlm"), steer.zoo.examples("colour", "dev", n=12)
+    method = steer.create("icv", strength=None).fit(one.model, one.processor, one.examples, dev=dev)
+    batches = [encode(one.model, one.processor, [Prompt(query) for query in dev])]
+    strengths, ranks = (0.05, 0.1, 0.2, 0.3, 0.5), []
+    for strength in strengths:
+        given = steer.create("icv", strength=strength).fit(one.model, one.processor, one.examples)
+        torch.testing.assert_close(given.tensors["directions"], method.tensors["directions"])
+        found = steer.fitting.score(one.model, batches, given)
+        ranks.append((found.accuracy, float(found.log_prob.mean())))
+    assert float(method.tensors["strength"]) == pytest.approx(strengths[ranks.index(max(ranks))])
+    assert method.tensors["accuracy"].tolist() == pytest.approx([accuracy for accuracy, _ in ranks])
+    best = steer.fitting.score(one.model, batches, method)
+    assert float(best.log_prob.mean()) == pytest.approx(max(ranks)[1], abs=1e-4)
+
+
+def test_without_dev_a_quarter_is_held_out_of_the_directions():
+    one = subject("llama")
+    pool, _ = steer.fitting.hold_out(one.examples, seed=3)
+    chosen = steer.create("icv", strength=None).fit(one.model, one.processor, one.examples, seed=3)
+    given = steer.create("icv").fit(one.model, one.processor, pool)
+    torch.testing.assert_close(chosen.tensors["directions"], given.tensors["directions"])

@@ -96,3 +96,20 @@ def test_nothing_but_the_last_row_is_touched():
     assert torch.equal(got[:, :-1], bare[:, :-1])
     assert not torch.equal(got[0, -1].float(), last_logits(one.model, inputs))
     assert [line.rows for line in session.report().lines] == [1]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_less_strength_goes_part_of_the_way(name):
+    one, strength = subject(name), 0.3
+    method = steer.create("task_vector", layer=1, strength=strength).fit(one.model, one.processor, one.examples)
+    queries = one.examples[:3]
+    inputs = encode(one.model, one.processor, [Prompt(query) for query in queries]).inputs
+    with steer.attach(one.model, method):
+        written = one.model.generate(
+            **inputs, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    for row, query in enumerate(queries):
+        alone = one.by_hand(Prompt(query))
+        state = passing(one.layers[1], one.model, alone)[0, -1]
+        truth = logits_by_hand(one, 1, state + strength * (method.tensors["vector"] - state), query)
+        torch.testing.assert_close(written.logits[0][row].float(), truth, rtol=1e-3, atol=2e-3)
