@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from steer import prompts
 
 
-class MeanOver(LogitsProcessor):  # type: ignore[misc]
-    """Every row's scores become the mean log-probabilities of its group.
+class MeanOver:
+    """A logits processor of transformers: every row's scores become the mean log-probabilities of its group.
 
     Attributes:
         groups: for each row (B,) the number of its group, from 0.
@@ -43,6 +42,9 @@ def write_averaged(
     Raises:
         SteerError: as `steer.prompts.write`.
     """
+    # Here, so that a list of methods does not wait for transformers.
+    from transformers import LogitsProcessorList
+
     prompts.check_writes(model)
     tokenizer = prompts.tokenizer_of(processor)
     written: list[str] = []
