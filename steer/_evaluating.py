@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,16 +52,20 @@ class Row:
         name: of the way.
         answers: what was written for each query.
         right: whether that was the right answer, outer spaces and case aside.
-        log_prob: mean log-probability of the right answer; None where it cannot be scored.
-        tokens: of a prompt, on average; None where it cannot be scored.
+        begins: share of the queries whose answer begins with the right one's tokens, whatever follows: much above the
+            accuracy where a method keeps the model from coming to an end. None as for `log_prob`.
+        log_prob: mean log-probability of the right answer; None for a method that answers in a way of its own, which no
+            single prompt stands for.
+        tokens: of a prompt, on average.
         ms: milliseconds for a query, on average, making inputs and writing included.
     """
 
     name: str
     answers: list[str] = field(repr=False)
     right: list[bool] = field(repr=False)
+    begins: float | None
     log_prob: float | None
-    tokens: float | None
+    tokens: float
     ms: float
 
     @property
@@ -74,7 +79,8 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        numbers = {"accuracy": self.accuracy, "interval": list(self.interval), "log_prob": self.log_prob}
+        numbers: dict[str, Any] = {"accuracy": self.accuracy, "interval": list(self.interval)}
+        numbers |= {"begins_right": self.begins, "log_prob": self.log_prob}
         return {"name": self.name, **numbers, "tokens_per_query": self.tokens, "ms_per_query": self.ms}
 
 
@@ -109,17 +115,17 @@ class Evaluation:
         shown = way.prompts(self.model, self.processor, queries)
         return write(self.model, self.processor, shown, template=way.template, **options)
 
-    def _score(self, way: Way) -> tuple[float | None, float | None]:
-        """Mean log-probability of the right answers, and mean tokens of the prompts."""
+    def _score(self, way: Way) -> tuple[float | None, float | None, float]:
+        """Share of answers that begin right, mean log-probability of the right ones, mean tokens of the prompts."""
         shown = way.prompts(self.model, self.processor, self.queries)
         made = batches(self.model, self.processor, shown, template=way.template, batch_size=self.batch_size)
         lengths: list[int] = []
-        try:
-            scores = score(self.model, _counted(made, lengths), *([] if way.method is None else [way.method]))
-        # A method may answer in a way that no single prompt stands for; the answers themselves are there all the same.
-        except SteerError:
-            return None, None
-        return float(scores.log_prob.double().mean()), sum(lengths) / len(lengths)
+        passing = _counted(made, lengths)
+        if way.method is not None and type(way.method).answer is not Method.answer:
+            deque(passing, maxlen=0)
+            return None, None, sum(lengths) / len(lengths)
+        scores = score(self.model, passing, *([] if way.method is None else [way.method]))
+        return scores.accuracy, float(scores.log_prob.double().mean()), sum(lengths) / len(lengths)
 
 
 def right(answers: Sequence[str], queries: Sequence[Example]) -> list[bool]:

@@ -56,9 +56,10 @@ def command(
     if json:
         print_json({**record, "rows": [row.to_dict() for row in rows]})
         return
-    columns = ("", "accuracy", "95 % interval", "log-prob", "tokens / query", "ms / query")
+    columns = ("", "accuracy", "95 % interval", "begins right", "log-prob", "tokens / query", "ms / query")
     print_table(columns, [_cells(row) for row in rows])
     print(f"accuracy: on {len(asked)} examples, the whole answer, case aside; interval: Wilson's")
+    print("begins right: whatever follows; like log-prob not measured for a method that answers in a way of its own")
     print(f"log-prob: of the right answer, mean; ms: batches of {batch_size}, making inputs and writing included")
     if out is not None:
         print(f"answers: {out.absolute()}")
@@ -95,7 +96,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         return "-" if value is None else format(value, form)
 
     low, high = row.interval
-    measured = number(row.log_prob, ".3f"), number(row.tokens, ".0f"), number(row.ms, ".1f")
+    measured = number(row.begins, ".3f"), number(row.log_prob, ".3f"), number(row.tokens, ".0f"), number(row.ms, ".1f")
     return row.name, f"{row.accuracy:.3f}", f"{low:.3f} to {high:.3f}", *measured
 
 

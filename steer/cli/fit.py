@@ -19,6 +19,7 @@ from ._model import Device, Dtype, ModelName, is_main_process, load
 from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
 
 if TYPE_CHECKING:
+    from .._evaluating import Row
     from ..examples import Example
     from ..method import Method
 
@@ -71,16 +72,17 @@ def command(
     made.save_pretrained(out)
     if folder is not None and checkpoints is None and not keep_checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
-    before, after = _accuracies(loaded, processor, made, chosen_by)
+    before, after = _measured(loaded, processor, made, chosen_by)
     numbers = sum(tensor.numel() for tensor in made.tensors.values())
     if json:
         counts = {"examples": len(fitted_on), "dev_examples": len(chosen_by), "seed": seed}
-        found = {"accuracy_before": before, "accuracy_after": after, "numbers": numbers, "seconds": round(seconds, 3)}
+        found = {"before": before.to_dict(), "after": after.to_dict(), "numbers": numbers, "seconds": round(seconds, 3)}
         print_json({"method": method, "model": model, "data": data, **counts, **found, "out": str(out.absolute())})
         return
-    columns = ("method", "examples", "dev accuracy before", "after", "numbers learned", "s to fit")
-    row = (method, str(len(fitted_on)), f"{before:.3f}", f"{after:.3f}", f"{numbers:,}", f"{seconds:.1f}")
-    print_table(columns, [row])
+    columns = ("method", "examples", "dev accuracy before", "after", "begins right", "numbers learned", "s to fit")
+    begins = "-" if after.begins is None else f"{after.begins:.3f}"
+    accuracies = f"{before.accuracy:.3f}", f"{after.accuracy:.3f}", begins
+    print_table(columns, [(method, str(len(fitted_on)), *accuracies, f"{numbers:,}", f"{seconds:.1f}")])
     held = "" if dev else ", held out of --data"
     print(f"dev: {len(chosen_by)} examples{held}, which the method may have chosen by; test it with `steer eval`")
     print(f"saved: {out.absolute()}")
@@ -109,14 +111,12 @@ def _examples(data: str, dev: str | None, limit: int | None, seed: int) -> tuple
     return hold_out(found, seed=seed)
 
 
-def _accuracies(model: Any, processor: Any, method: Method, queries: list[Example]) -> tuple[float, float]:
+def _measured(model: Any, processor: Any, method: Method, queries: list[Example]) -> tuple[Row, Row]:
     """On held-out examples, without the method and with it."""
-    from .._evaluating import Evaluation, Way, right
+    from .._evaluating import Evaluation, Way
 
     run, template = Evaluation(model, processor, queries), getattr(method, "template", None)
-    ways = (Way("before", template=template), Way("after", method, template=template))
-    before, after = (right(run.answers(way, queries), queries) for way in ways)
-    return sum(before) / len(queries), sum(after) / len(queries)
+    return run.measure(Way("before", template=template)), run.measure(Way("after", method, template=template))
 
 
 @contextmanager

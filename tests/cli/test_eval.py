@@ -66,6 +66,8 @@ def test_every_row_is_what_a_loop_by_hand_finds(steer_cli, saved, tmp_path):
         answers, log_prob, tokens = by_hand(**way)
         assert [one["said"][row["name"]] for one in written["answers"]] == answers
         assert row["accuracy"] == sum(right(answers, queries)) / 12
+        firsts = [(answer.split() or [""])[0] for answer in answers]  # every right answer is one token, one word
+        assert row["begins_right"] == pytest.approx(sum(right(firsts, queries)) / 12)
         assert row["log_prob"] == pytest.approx(log_prob, abs=1e-4)
         assert row["tokens_per_query"] == tokens
         assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
@@ -79,6 +81,15 @@ def test_a_method_with_its_own_template_has_a_baseline_with_it(steer_cli, saved)
     assert "zero-shot, template '{images}{question} {answer}'" in ran.out
     assert ran.out.index("zero-shot ") < ran.out.index("icv")
     assert "on 12 examples" in ran.out
+
+
+def test_a_method_that_answers_in_its_own_way_is_not_scored_by_the_models(steer_cli, tmp_path):
+    model, processor = steer.zoo.load()
+    steer.create("savs").fit(model, processor, steer.zoo.examples("position", "demo", 16)).save_pretrained(tmp_path)
+    alone, savs = json.loads(steer_cli(*ASKED, "--method", tmp_path, "--json").out)["rows"]
+    assert savs["accuracy"] > alone["accuracy"]
+    assert (savs["begins_right"], savs["log_prob"]) == (None, None)
+    assert savs["tokens_per_query"] == alone["tokens_per_query"]
 
 
 def test_data_from_a_folder_and_demonstrations_from_its_train_file(steer_cli, tmp_path):

@@ -80,7 +80,7 @@ def test_the_saved_method_is_the_one_that_the_library_fits(steer_cli, tmp_path):
     right = [one.answer for one in dev]
     before = steer.prompts.write(model, processor, [steer.prompts.Prompt(one) for one in dev])
     for key, answers in (("before", before), ("after", mine.answer(model, processor, dev))):
-        assert data[f"accuracy_{key}"] == sum(a == b for a, b in zip(answers, right, strict=True)) / len(dev)
+        assert data[key]["accuracy"] == sum(a == b for a, b in zip(answers, right, strict=True)) / len(dev)
     assert (data["examples"], data["dev_examples"], data["seed"]) == (9, 3, 3)
     assert data["numbers"] == sum(tensor.numel() for tensor in mine.tensors.values())
     assert {path.name for path in (tmp_path / "tv").iterdir()} == set(steer.files.FILE_NAMES)
