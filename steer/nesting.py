@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +29,8 @@ def pack(methods: Sequence[Method]) -> tuple[tuple[dict[str, Any], ...], dict[st
         methods: fitted ones, of installed plugins.
 
     Returns:
-        For each, plain JSON-able data: method, config, provenance and plugin; and all their tensors, as
-        `inner.0.<name>` and so on.
+        For each, plain JSON-able data: method, config, provenance, plugin, and a digest of the tensors as they are now,
+        so that methods around different ones are not equal; and all their tensors, as `inner.0.<name>` and so on.
 
     Raises:
         SteerError: something is not a method of an installed plugin, or was never fitted although it has to be.
@@ -48,6 +49,7 @@ def pack(methods: Sequence[Method]) -> tuple[tuple[dict[str, Any], ...], dict[st
             "config": encode_config(method),
             "provenance": method.provenance,
             "plugin": {"distribution": source.distribution, "version": source.version},
+            "wrapped_sha256": _digest(method.tensors),
         }
         # Through JSON, so that what is kept equals what a file gives back.
         data.append(json.loads(json.dumps(described)))
@@ -98,3 +100,13 @@ def _check_depth(data: Sequence[Any]) -> None:
             for item in (one.values() if isinstance(one, Mapping) else one)
             if isinstance(item, Mapping | list | tuple)
         ]
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, list(tensor.shape), str(tensor.dtype))).encode())
+        # A tensor of one number may have stride 0 and count as contiguous; bytes need strides of 1.
+        flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.detach().reshape(-1))
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

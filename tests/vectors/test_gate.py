@@ -140,6 +140,18 @@ def test_fitting_helps_and_leaves_what_is_frozen_alone(train_inner):
     assert all(p.grad is None for p in one.model.parameters())
 
 
+def test_a_fit_goes_on_in_its_folder_and_not_around_another_vector(tmp_path):
+    one = subject("llama")
+    options = {"dev": [], "progress": False, "folder": tmp_path, "batch_size": 4, "epochs": 2}
+    whole = steer.create("gate").over(vector(one, 1)).fit(one.model, one.processor, one.examples, **options)
+    again = steer.create("gate").over(vector(one, 1)).fit(one.model, one.processor, one.examples, **options)
+    assert all(torch.equal(again.tensors[name], x) for name, x in whole.tensors.items())
+    other = steer.create("gate").over(vector(one, 1, seed=9))
+    assert other != steer.create("gate").over(vector(one, 1))
+    with pytest.raises(steer.SteerError, match="folder|another"):
+        other.fit(one.model, one.processor, one.examples, **options)
+
+
 def test_gates_that_are_there_are_kept_and_nothing_to_gate_is_an_error():
     one = subject("llama")
     icv = steer.create("icv")
