@@ -19,7 +19,7 @@ def inputs_of(model: Any, batch: Batch) -> tuple[dict[str, torch.Tensor], int]:
         return _decoder_inputs(model, batch, inputs)
     length = inputs["input_ids"].shape[1]
     if batch.answers is not None:
-        _append(inputs, batch.answers[:, :-1])
+        _append(inputs, *_read(batch.answers))
     mask = inputs.get("attention_mask")
     # Left padding moves absolute positions; models with positions in several dimensions work them out themselves.
     if mask is not None and not mask.all() and _takes(model, "position_ids") and not _finds_positions(model):
@@ -27,16 +27,24 @@ def inputs_of(model: Any, batch: Batch) -> tuple[dict[str, torch.Tensor], int]:
     return inputs, length
 
 
-def _append(inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> None:
+def _read(answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens (B, A - 1) of answers (B, A) that something is still written after, and where a row has them.
+
+    A short answer's last token is not among them, however long the answers beside it are.
+    """
+    return answers[:, :-1].clamp_min(0), answers[:, 1:] != IGNORED
+
+
+def _append(inputs: dict[str, torch.Tensor], tokens: torch.Tensor, real: torch.Tensor) -> None:
     """Put tokens (B, A) after the prompts; whatever else goes with each token goes on as it was at the prompt's end."""
     batch, length = inputs["input_ids"].shape
     for name, value in inputs.items():
         if value.shape[:2] != (batch, length):
             continue
         if name == "input_ids":
-            more = tokens.clamp_min(0)
+            more = tokens
         elif name == "attention_mask":
-            more = tokens != IGNORED
+            more = real
         else:
             more = value[:, -1:].expand(batch, tokens.shape[1], *value.shape[2:])
         inputs[name] = torch.cat([value, more.to(value.dtype)], dim=1)
@@ -47,9 +55,12 @@ def _decoder_inputs(model: Any, batch: Batch, inputs: dict[str, torch.Tensor]) -
     stated = (getattr(config, "decoder_start_token_id", None) for config in configs)
     start = next((token for token in stated if token is not None), 0)
     first = torch.full((len(batch), 1), start, device=inputs["input_ids"].device)
-    tokens = first[:, :0] if batch.answers is None else batch.answers[:, : None if batch.answered else -1]
-    inputs["decoder_input_ids"] = torch.cat([first, tokens.clamp_min(0)], dim=1)
-    inputs["decoder_attention_mask"] = torch.cat([torch.ones_like(first), (tokens != IGNORED).long()], dim=1)
+    tokens = real = first[:, :0]
+    if batch.answers is not None:
+        whole = batch.answers.clamp_min(0), batch.answers != IGNORED
+        tokens, real = whole if batch.answered else _read(batch.answers)
+    inputs["decoder_input_ids"] = torch.cat([first, tokens], dim=1)
+    inputs["decoder_attention_mask"] = torch.cat([torch.ones_like(first), real.long()], dim=1)
     return inputs, inputs["decoder_input_ids"].shape[1] if batch.answered else 1
 
 

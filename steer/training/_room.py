@@ -26,7 +26,7 @@ def announce(label: str, size: float, examples: int, folder: Path | None, shown:
     """
     if shown and PartialState().is_main_process:
         where = "memory" if folder is None else str(folder)
-        words = f"{label}: about {size / 2**20:.1f} MiB of teacher states for {examples} examples in {where}"
+        words = f"{label}: about {size / 2**20:.2f} MiB of teacher states for {examples} examples in {where}"
         Console(stderr=True, soft_wrap=True).print(words, highlight=False, markup=False)
     if folder is None:
         return
