@@ -10,6 +10,7 @@ import torch
 
 import steer
 from steer import fitting, prompts
+from steer.model_map import Attention
 
 
 def fitted(method: steer.Method, name: str) -> torch.Tensor:
@@ -82,7 +83,7 @@ def layers_with(model_map: steer.ModelMap, site: str, layers: Layers) -> list[in
     return [layer.index for layer in found if site != "mlp_out" or layer.mlp_out or layer.mlp]
 
 
-def softmax_attention(model_map: steer.ModelMap, index: int) -> steer.Attention:
+def softmax_attention(model_map: steer.ModelMap, index: int) -> Attention:
     """The softmax attention of a layer of the text tower.
 
     Raises:

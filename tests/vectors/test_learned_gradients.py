@@ -9,7 +9,7 @@ import steer
 from tests.engine.helpers import tiny_llama, tokens
 
 from .by_hand import padded, positions_of, wide_llama
-from .learned import METHODS, at_random, at_the_start, logits_with
+from .learned import at_random, at_the_start, logits_with
 
 SMALL = {
     "hidden_size": 8,
