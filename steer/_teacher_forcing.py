@@ -69,6 +69,24 @@ def keep_logits(model: Any, rows: int) -> dict[str, int]:
     return {"logits_to_keep": rows} if _takes(model, "logits_to_keep") and not model.config.is_encoder_decoder else {}
 
 
+@contextmanager
+def one_product(model: Any) -> Iterator[None]:
+    """The scores of a few rows of each prompt as one matrix product.
+
+    Those rows are a slice, not contiguous, and torch then reads the whole vocabulary's weights once for every prompt:
+    measured on a model of 135 M parameters, half of a training step.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda module, args: tuple(x.contiguous() for x in args))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def no_cache(model: Any) -> dict[str, bool]:
     """Keys and values are not kept, where the model can be told so."""
     return {"use_cache": False} if _takes(model, "use_cache") else {}

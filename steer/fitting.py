@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ._teacher_forcing import inputs_of, keep_logits, still
+from ._teacher_forcing import inputs_of, keep_logits, one_product, still
 from .errors import SteerError
 from .examples import Example
 from .intervention import Intervention
@@ -138,7 +138,7 @@ def score(model: Any, batches: Iterable[Batch], *items: Intervention | Method | 
             if batch.answers is None or batch.answered:
                 raise SteerError("score needs prompts whose queries have answers that are not part of the prompts")
             inputs, prompt_length = inputs_of(model, batch)
-            with attach(model, *items, measure="none", prompt_length=prompt_length):
+            with one_product(model), attach(model, *items, measure="none", prompt_length=prompt_length):
                 logits = model(**inputs, **keep_logits(model, batch.answers.shape[1])).logits
             parts.append(_score(logits[:, -batch.answers.shape[1] :].float(), batch.answers.to(logits.device)))
     return Scores(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))

@@ -22,15 +22,14 @@ def steer_register_methods(registry: MethodRegistry) -> None:
     from .hyper_icl import HyperICL
     from .icl import ICL
     from .icv import ICV
+    from .joint import Joint
     from .live import LIVE
     from .mimic import MimIC
     from .mtv import MTV
     from .savs import SAVs
     from .task_vector import TaskVector
 
-    for method in (ICV, TaskVector, FunctionVector, LIVE, HeadShift, MimIC, HyperICL, HiFICL):
-        registry.add(method)
-    for method in (ICL, MTV, SAVs):
-        registry.add(method)
-    for method in (Gate, GateThreshold, GateRetrieval):
+    heuristic = (ICL, ICV, TaskVector, FunctionVector, MTV, SAVs)
+    learned = (LIVE, HeadShift, MimIC, HyperICL, HiFICL, Joint)
+    for method in (*heuristic, *learned, Gate, GateThreshold, GateRetrieval):
         registry.add(method)

@@ -80,6 +80,7 @@ class Learned(Method):
         dev: Sequence[Example] | None = None,
         demonstrations: Demonstrations | None = None,
         folder: str | os.PathLike[str] | None = None,
+        teacher_folder: str | os.PathLike[str] | None = None,
         progress: bool = True,
         **options: Any,
     ) -> Self:
@@ -95,6 +96,8 @@ class Learned(Method):
             demonstrations: what the teacher is shown; None for `shots` others of `examples`, drawn for each query.
             folder: where the checkpoint and the teacher's states are kept. The same call again goes on where the first
                 was cut off, bit for bit.
+            teacher_folder: where the teacher's states are kept, if not in `folder`. Fits may share it: what is found
+                there is used only where model, weights and prompts are the same.
             progress: show bars on standard error.
             options: fields of `steer.training.Options`.
 
@@ -108,6 +111,7 @@ class Learned(Method):
             NotFiniteError: a loss became NaN; the message has the step, the examples and the last good checkpoint.
         """
         chosen, kept = Options.of(options), Path(folder) if folder is not None else None
+        targets = Path(teacher_folder) if teacher_folder is not None else kept and kept / "teacher"
         self._check_losses()
         fitting.check(model, processor, examples, at_least=2, method=self.name)
         pool, held = fitting.hold_out(examples, seed=seed) if dev is None else (list(examples), list(dev))
@@ -117,7 +121,7 @@ class Learned(Method):
         queries = [Prompt(one) for one in pool]
         told = demonstrations or Demonstrations(tuple(pool), self.shots, seed=seed)
         with frozen(model, chosen.gradient_checkpointing):
-            teacher = self._teacher(model, processor, queries, told, kept, chosen, progress)
+            teacher = self._teacher(model, processor, queries, told, targets, chosen, progress)
             before = self.tensors, self.provenance
             try:
                 self.provenance = {}
@@ -202,7 +206,7 @@ class Learned(Method):
             want_logits="kl_answer" in self.losses,
             answer_only=self.rows == "answer",
             batch_size=options.micro_batch_size or min(options.batch_size, 8),
-            folder=folder / "teacher" if folder is not None else None,
+            folder=folder,
             label=self.name,
             progress=progress,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._teacher_forcing import inputs_of, keep_logits, no_cache
+from .._teacher_forcing import inputs_of, keep_logits, no_cache, one_product
 from ..prompts import IGNORED, Prompt, encode
 from ..recording import record
 from ..session import attach
@@ -59,6 +59,7 @@ class Student:
         count = batch.answers.shape[1]
         seen = [self.teacher.of(i) for i in indices] if self.teacher is not None else []
         with ExitStack() as stack:
+            stack.enter_context(one_product(self.model))
             stack.enter_context(attach(self.model, *self.items, measure="none", prompt_length=length))
             acts = None
             if self._wants_states:
