@@ -45,9 +45,8 @@ class Row:
 
     def only(self, **base: Any) -> Row:
         """The same with some of its choices made already."""
-        return replace(
-            self, base={**self.base, **base}, choices={k: v for k, v in self.choices.items() if k not in base}
-        )
+        left = {name: values for name, values in self.choices.items() if name not in base}
+        return replace(self, base={**self.base, **base}, choices=left)
 
 
 CE = {"ce": 1.0}
@@ -58,8 +57,8 @@ ANCHORED = {"mse": 1.0, "ce": 0.5}
 def word_rows() -> list[Row]:
     """The methods on words, where a fit takes a minute: four tries each, all with cross-entropy alone.
 
-    LIVE starts at alpha = 1. A function vector needs one forward for each of 270 heads and trial and gets one try; there
-    are no classes for SAVs to tell apart.
+    LIVE starts at alpha = 1, the virtual rows are 16. A function vector needs one forward for each of 270 heads and
+    trial and gets one try; there are no classes for SAVs to tell apart.
     """
     known = {row.name: row for row in rows(heads=270)}
     return [

@@ -156,7 +156,10 @@ class Runs:
         if row.fitted:
             told = self.setting.demonstrations(task, data.train, 8, seed)
             options |= {**FIT, "lr": choice["lr"], "max_steps": self.setting.steps, "demonstrations": told}
-            options |= {"batch_size": self.setting.batch_size, "eval_every": self.setting.steps // 4 or 1}
+            options |= {
+                "batch_size": self.setting.batch_size,
+                "eval_every": -(-self.setting.steps // self.setting.looks),
+            }
             options["teacher_folder"] = self.book.path.parent / "teacher"
         method.fit(self.setting.model, self.setting.processor, data.train, **options)
         return method, round(time.perf_counter() - started, 2)

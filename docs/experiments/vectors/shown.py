@@ -13,17 +13,8 @@ CONDITIONAL = ("if-animal", "if-food", "if-big")  # the picture decides which at
 MIXTURE = "mixture"
 # A word that the model knows as an answer only stands for a task: nothing but the query's form tells tasks apart.
 CUES = {"colour": "dax", "count": "wug", "position": "fep", "size": "zim", "style": "lorp", "kind": "tiv"}
-TASKS = (
-    MIXTURE,
-    "if-big",
-    *SINGLE,
-    "if-food",
-    "if-animal",
-    "relabel-position",
-    "mirror-position",
-    "is-blue",
-    "is-food",
-)
+FIRST = (MIXTURE, "if-big", *SINGLE, "if-food", "if-animal")
+TASKS = (*FIRST, *(task for task in HELD_OUT if task not in FIRST))
 
 
 def examples(task: str, split: str, n: int, seed: int) -> list[steer.Example]:
