@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -109,3 +111,15 @@ def assert_as_before(model: Any, before: tuple[Any, ...]) -> None:
     for name, value in before[0].items():
         assert torch.equal(now[0][name], value), name
     assert now[1:] == before[1:]
+
+
+@dataclass
+class Slow(Shift):
+    """The same, slowly enough to be killed on the way; where STEER_TEST_QUICK is set, as fast."""
+
+    name: ClassVar[str] = "slow"
+
+    def interventions(self, model_map: steer.ModelMap) -> list[steer.Intervention]:
+        if "STEER_TEST_QUICK" not in os.environ:
+            time.sleep(0.3)
+        return super().interventions(model_map)
