@@ -82,6 +82,10 @@ class Runs:
                         key, lambda row=row, choice=choice, again=again: self._run(task, row, choice, again, 0)
                     )
 
+    def fitted(self, task: str, row: Row) -> steer.Method:
+        """A row's method as chosen, under seed 0."""
+        return self._fit(task, row, self._choose(task, row), self.setting.data(task, 0), 0)[0]
+
     def _key(self, task: str) -> str:
         return f"{self.setting.name}/{task}"
 
