@@ -20,8 +20,8 @@ class HyperICL(Learned):
     """For each head a low-rank term added to the scores before the softmax, gated for each query token.
 
     Use: S' = Q K^T / sqrt(d) + Diag(g) (Q U_q)(K U_k)^T / sqrt(r), g = sigmoid(LN(Q) w + b), LN affine-free, Q and K
-    after RoPE. Since the term is bilinear, it is done to the query alone: q' = q + g sqrt(d / r) (q U_q) U_k^T. In a model
-    that scales its scores by c instead of 1 / sqrt(d), the term comes out c sqrt(d) times as large.
+    after RoPE. Since the term is bilinear, it is done to the query alone: q' = q + g sqrt(d / r) (q U_q) U_k^T. In a
+    model that scales its scores by c instead of 1 / sqrt(d), the term comes out c sqrt(d) times as large.
 
     Loss: an anchor to the hidden states after demonstrations + 0.5 cross-entropy. The default anchor is the mean
     squared difference; `losses={"lorentz": 1.0, "ce": 0.5}` is the paper's hyperbolic one, in a form that stays finite.
