@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steer
-from steer import fitting, prompts, training
+from steer import fitting, prompts
 from steer.prompts import Prompt, encode
 from tests.engine.families import FAMILIES
 from tests.engine.helpers import tiny_llama
@@ -51,14 +51,6 @@ def test_what_is_wrong_is_one_clear_error(name):
         fit(steer.create(name, layers=(9,)), max_steps=1)
     with pytest.raises(steer.SteerError, match="at least 2.*got 1"):
         steer.create(name).fit(one.model, one.processor, one.examples[:1], progress=False)
-
-
-def test_a_fit_that_fails_leaves_the_tensors_that_were_there():
-    made = fit(steer.create("head_shift", losses={"ce": 1.0}), max_steps=1)
-    before = made.tensors
-    with pytest.raises(training.NotFiniteError, match="not finite at step"):
-        fit(made, max_steps=4, lr=1e30)
-    assert made.tensors is before
 
 
 def sharp_llama():
