@@ -131,7 +131,8 @@ class Tracker:
                 self._prompt_length = frame.length
         elif run.fresh:
             run.fresh = False
-            self._prompt_length = run.length if run.length is not None else frame.length
+            # A cache that was filled before this call holds the prompt's beginning.
+            self._prompt_length = run.length if run.length is not None else frame.offset + frame.length
         return self._prompt_length
 
     def _image_rows(self, frame: Frame, decoder: bool) -> Any:

@@ -278,3 +278,22 @@ def test_half_precision_models_keep_their_dtype(dtype) -> None:
         logits = model(ids).logits
     assert logits.dtype == dtype
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("where", ["last_prompt", "answer", "prompt"])
+def test_a_prompt_whose_beginning_is_in_the_cache_already_is_the_same_prompt(where) -> None:
+    model, ids = tiny_llama().double(), tokens(2, 9)
+    change = steer.Intervention(
+        sites.resid_out(-1 % LAYERS, positions=getattr(positions, where)()), ops.Add(randn(WIDTH, scale=3.0))
+    )
+
+    def written(**more) -> torch.Tensor:
+        with steer.attach(model, change):
+            out = model.generate(
+                ids, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True, **more
+            )
+        return torch.stack(out.logits)
+
+    with torch.no_grad():
+        past = model(ids[:, :6], use_cache=True).past_key_values
+    torch.testing.assert_close(written(past_key_values=past), written())
