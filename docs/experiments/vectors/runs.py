@@ -17,6 +17,7 @@ from settings import Data, Setting
 
 import steer
 from steer import fitting, prompts
+from steer._content import prompts_digest
 
 Record = dict[str, Any]
 FIT = {"patience": None, "progress": False}
@@ -49,7 +50,7 @@ class Runs:
 
     def __init__(self, setting: Setting, book: Book) -> None:
         self.setting, self.book = setting, book
-        self._fitted: dict[tuple[str, str, int], steer.Method] = {}
+        self._fitted: dict[str, tuple[steer.Method, float]] = {}
 
     def task(self, task: str, only: Sequence[str] = ()) -> None:
         """Baselines and every row of one task."""
@@ -146,6 +147,17 @@ class Runs:
         }
 
     def _fit(self, task: str, row: Row, choice: dict[str, Any], data: Data, seed: int) -> tuple[steer.Method, float]:
+        """The method, fitted, and the seconds that took; the very same fit is not done twice."""
+        examples = prompts_digest(prompts.Prompt(one) for one in (*data.train, *data.dev))
+        key = json.dumps([row.name, row.base, choice, examples, seed, task])
+        if key not in self._fitted:
+            self._fitted[key] = self._fit_anew(task, row, choice, data, seed)
+        method, seconds = self._fitted[key]
+        return copy.deepcopy(method), seconds
+
+    def _fit_anew(
+        self, task: str, row: Row, choice: dict[str, Any], data: Data, seed: int
+    ) -> tuple[steer.Method, float]:
         configuration = {**row.base, **{key: value for key, value in choice.items() if key != "lr"}}
         started = time.perf_counter()
         if self.setting.template is not None:
@@ -154,7 +166,7 @@ class Runs:
         options: dict[str, Any] = {"progress": False, "seed": seed}
         if row.reads:
             (inner,) = (one for one in self.setting.rows() if one.name == row.reads)
-            method = method.over(self._inner(task, inner, data, seed))
+            method = method.over(self._fit(task, inner, self._choose(task, inner), data, seed)[0])
         if row.name not in ("icv", "savs"):
             options["dev"] = data.dev
         if row.fitted:
@@ -168,17 +180,11 @@ class Runs:
         method.fit(self.setting.model, self.setting.processor, data.train, **options)
         return method, round(time.perf_counter() - started, 2)
 
-    def _inner(self, task: str, row: Row, data: Data, seed: int) -> steer.Method:
-        """The fitted method that a wrapper wraps; fitted once."""
-        key = (task, row.name, hash(tuple(one.question + one.answer for one in data.train)) ^ seed)
-        if key not in self._fitted:
-            self._fitted[key] = self._fit(task, row, self._choose(task, row), data, seed)[0]
-        return copy.deepcopy(self._fitted[key])
-
     def _controls(self, task: str, row: Row, choice: dict[str, Any]) -> None:
         for seed in SEEDS:
             keys = {name: f"{self._key(task)}/{row.name}:{name}/{seed}" for name in controls.OF[row.name]}
-            names = [name for name, key in keys.items() if key not in self.book.records]
+            wanted = [name for name in keys if self.setting.ablated or not name.startswith("without-")]
+            names = [name for name in wanted if keys[name] not in self.book.records]
             if not names:
                 continue
             data = self.setting.data(task, seed)

@@ -60,6 +60,7 @@ class Setting(ABC):
     steps: int
     looks: int  # at dev, in a fit
     batch_size: int
+    ablated: bool  # whether the joint method is fitted without each of its parts
     controlled: tuple[str, ...]  # the tasks with controls
     ordered: tuple[str, ...]  # the tasks on which orders are compared
     searched: dict[str, str]  # on which task's dev examples the choices of a task are made, where not its own
@@ -109,7 +110,7 @@ class Pictures(Setting):
     tasks, single, mixture = shown.TASKS, shown.SINGLE, shown.MIXTURE
     adaptive = (*shown.CONDITIONAL, shown.MIXTURE)
     steps, looks, batch_size, ordered = 80, 4, 16, ("position",)
-    controlled = (*adaptive, "position")
+    controlled, ablated = (*adaptive, "position"), True
     searched: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
@@ -151,7 +152,7 @@ class Words(Setting):
     tasks, single, mixture = (words.MIXTURE, *words.TASKS), words.TASKS, words.MIXTURE
     adaptive = (words.MIXTURE,)
     steps, looks, batch_size, ordered = 30, 2, 8, (words.TASKS[0],)
-    controlled = (words.MIXTURE,)
+    controlled, ablated = (words.MIXTURE,), False
     # Choices are made once, on the mixture: a fit takes half a minute here.
     searched: ClassVar[dict[str, str]] = dict.fromkeys(words.TASKS, words.MIXTURE)
 
