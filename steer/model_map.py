@@ -6,9 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import unknown_name
+
+if TYPE_CHECKING:
+    from ._address import Target
+    from .sites import Site
 
 Kind = Literal["softmax", "linear", "ssm", "conv"]
 
@@ -144,6 +148,17 @@ class ModelMap:
                 for attention in (layer.attention, layer.cross_attention):
                     if attention is not None:
                         yield tower, layer, attention
+
+    def targets(self, site: Site) -> list[Target]:
+        """The layers that a site names, each with the attention and heads that are meant; as `steer.attach` finds them.
+
+        Raises:
+            UnknownNameError: no such tower, layer or head.
+            MappingError: the tower has nothing of the kind asked for.
+        """
+        from ._address import resolve
+
+        return resolve(site, self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; layers as lists."""

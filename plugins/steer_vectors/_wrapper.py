@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import steer
 from steer import fitting, prompts
-from steer._address import resolve
 from steer.errors import FingerprintError, InterventionError
 from steer.nesting import pack, unpack
 
@@ -106,7 +105,7 @@ def begins(items: Sequence[steer.Intervention], model_map: steer.ModelMap, metho
                 f"method {method!r} cannot gate {item.label!r} by the prompt: {site.name!r} of the {site.tower} tower "
                 "comes before the text tower's first layer, where the decision is made at the earliest"
             )
-        first = min([first, *(target.layer.index for target in resolve(site, model_map))])
+        first = min([first, *(target.layer.index for target in model_map.targets(site))])
     return first
 
 

@@ -10,7 +10,6 @@ import torch
 
 import steer
 from steer import gates, ops
-from steer._address import resolve
 from steer.errors import InterventionError, unknown_name
 from steer.training import Learned
 
@@ -137,7 +136,7 @@ def _shape(item: steer.Intervention, model_map: steer.ModelMap, method: str) -> 
     width = model_map.tower(site.tower).width
     if site.name == "embeddings":
         return (width,)
-    targets = resolve(site, model_map)
+    targets = model_map.targets(site)
     if not site.has_heads:
         return len(targets), width
     shapes = set()
