@@ -1,4 +1,4 @@
-"""`python -m steer.cli`, for `accelerate launch -m steer.cli fit ...`."""
+"""`python -m steer.cli`, for `accelerate launch --multi_gpu -m steer.cli fit ...`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from accelerate import PartialState
 
 from .. import fitting, sites
 from .._inspecting import inspect
@@ -24,6 +23,7 @@ from ..prompts import Prompt, batches
 from . import loop, losses
 from ._frozen import frozen
 from ._identity import identity_of
+from ._processes import processes_of
 from .options import Options
 from .student import StateLoss, Student
 from .teacher import Teacher
@@ -84,7 +84,9 @@ class Learned(Method):
         progress: bool = True,
         **options: Any,
     ) -> Self:
-        """Fit `tensors`. Started with `accelerate launch`, the processes share every batch; the result is the same.
+        """Fit `tensors`. Started with `accelerate launch --multi_gpu` (which is for CPUs too), processes share each batch.
+
+        The result is that of one process, to rounding.
 
         Args:
             model: any mapped model that writes text; of several processes each has its own copy.
@@ -110,6 +112,8 @@ class Learned(Method):
             UnknownNameError: no such option or loss.
             NotFiniteError: a loss became NaN; the message has the step, the examples and the last good checkpoint.
         """
+        # First of all: who else is at work is settled by the first who asks.
+        processes_of(model)
         chosen, kept = Options.of(options), Path(folder) if folder is not None else None
         targets = Path(teacher_folder) if teacher_folder is not None else kept and kept / "teacher"
         self._check_losses()
@@ -231,7 +235,7 @@ class Learned(Method):
 
     def _dev_loss(self, model: Any, processor: Any, held: Sequence[Example], batch_size: int) -> tuple[float, int]:
         """Sum of the answers' negative log-probabilities over this process's share of `dev`, and its size."""
-        state = PartialState()
+        state = processes_of(model)
         mine = [Prompt(one) for one in held[state.process_index :: state.num_processes]]
         if not mine:
             return 0.0, 0

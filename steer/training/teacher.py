@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from .._content import prompts_digest, weights_digest
 from .._inspecting import inspect
@@ -20,6 +19,7 @@ from ..fitting import track
 from ..prompts import Batch, Prompt, encode
 from ..recording import record
 from ..sites import Site
+from ._processes import processes_of
 from ._room import announce
 from ._targets import Seen, Targets
 from .align import common_suffix, last_real, real_tokens, written_tokens
@@ -63,7 +63,7 @@ class Teacher:
         Raises:
             SteerError: not enough room on disk; or query and answer are not the same tokens after demonstrations.
         """
-        state = PartialState()
+        state = processes_of(self.model)
         folder = self.folder / self._digest()[:16] if self.folder is not None else None
         self._targets = Targets(len(self.queries), self.batch_size, folder)
         missing = self._targets.missing()

@@ -22,7 +22,9 @@ def main(out: str, method: str, options: str) -> None:
     made.fit(one.model, one.processor, one.examples[: given.pop("examples", 8)], progress=False, **given)
     if PartialState().is_main_process:
         save_file(made.tensors, out)
-        Path(out).with_suffix(".json").write_text(json.dumps(made.provenance["training"]))
+        Path(out).with_suffix(".json").write_text(
+            json.dumps({**made.provenance["training"], "processes": PartialState().num_processes})
+        )
 
 
 if __name__ == "__main__":

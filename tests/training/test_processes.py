@@ -100,7 +100,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
         return ["-m", "tests.training.fit_script", str(tmp_path / name), "shift", options]
 
     finish(start(script("one", "one")))
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    # `--cpu` would start one process alone: without mpirun this is how two share the CPUs.
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
     for attempt in range(3):  # between asking for a free port and taking it, another process may have it
         process = start([*launcher, str(free_port()), *script("two", f"two-{attempt}")])
@@ -114,6 +115,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert one["vector"].abs().max() > 0.01
     torch.testing.assert_close(two["vector"], one["vector"], rtol=1e-3, atol=1e-4)
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert (first["processes"], second["processes"]) == (1, 2)
     assert second["steps"] == first["steps"]
     for a, b in zip(second["history"], first["history"], strict=True):
         assert a == pytest.approx(b, rel=1e-3)
