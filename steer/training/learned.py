@@ -84,9 +84,10 @@ class Learned(Method):
         progress: bool = True,
         **options: Any,
     ) -> Self:
-        """Fit `tensors`. Started with `accelerate launch --multi_gpu` (which is for CPUs too), processes share each batch.
+        """Fit `tensors`.
 
-        The result is that of one process, to rounding.
+        Started with `accelerate launch --multi_gpu` (which is for CPUs too), the processes share every batch, and the
+        result is that of one, to rounding.
 
         Args:
             model: any mapped model that writes text; of several processes each has its own copy.
