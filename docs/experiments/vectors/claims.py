@@ -50,11 +50,12 @@ class Subject:
 
 
 PUBLISHED = ("live", "head_shift", "mimic", "hyper_icl", "hificl")
+NOT_SHOWN, REVERSED = "failed: not shown", "failed: the reverse"
 FITTED = ("layer", "head", "gated", "keys", "own")
 
 
 def verdicts(subject: Subject) -> list[tuple[str, str, str]]:
-    """(claim, "held", "failed" or "not shown", the numbers)."""
+    """(claim, verdict, the numbers)."""
     return [(claim.text, *_TESTS[claim.key](subject)) for claim in CLAIMS]
 
 
@@ -62,8 +63,13 @@ def _judge(found: Interval | None, more: str = "") -> tuple[str, str]:
     if found is None:
         return "not run", more
     mean, low, high = found
-    word = "held" if low > 0 else "failed" if high < 0 else "not shown"
+    word = "held" if low > 0 else REVERSED if high < 0 else NOT_SHOWN
     return word, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {more}".strip()
+
+
+def _worst(words: list[str]) -> str:
+    """The verdict on a claim of several parts."""
+    return next((word for word in ("not run", REVERSED, NOT_SHOWN) if word in words), "held")
 
 
 def _icl(s: Subject) -> tuple[str, str]:
@@ -100,8 +106,9 @@ def _adaptive(s: Subject) -> tuple[str, str]:
     }
     judged = {name: _judge(s.records.difference_by_task(names)) for name, names in parts.items()}  # type: ignore[arg-type]
     words = [word for word, _ in judged.values()]
-    verdict = "not run" if "not run" in words else "held" if set(words) == {"held"} else "failed"
-    return verdict, "; ".join(f"against {name}: {numbers}" for name, (_, numbers) in judged.items()) + f" {_who(best)}"
+    return _worst(words), "; ".join(
+        f"against {name}: {numbers}" for name, (_, numbers) in judged.items()
+    ) + f" {_who(best)}"
 
 
 def _adaptive_single(s: Subject) -> tuple[str, str]:
@@ -127,8 +134,7 @@ def _order(s: Subject) -> tuple[str, str]:
 def _own(s: Subject) -> tuple[str, str]:
     judged = {row: _judge(s.records.difference("joint", row, s.adaptive)) for row in PUBLISHED}
     words = [word for word, _ in judged.values()]
-    verdict = "not run" if "not run" in words else "held" if set(words) == {"held"} else "failed"
-    return verdict, "; ".join(f"against {row}: {numbers}" for row, (_, numbers) in judged.items())
+    return _worst(words), "; ".join(f"against {row}: {numbers}" for row, (_, numbers) in judged.items())
 
 
 def _who(names: dict[str, object]) -> str:

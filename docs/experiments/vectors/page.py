@@ -169,9 +169,14 @@ def _controls(s: Subject) -> str:
         "`random-direction`: every vector replaced by a random one of its length.",
         "`shuffled-labels`: fitted on answers dealt at random.",
         "`without-...`: the joint method without one of its parts, fitted anew with the same choices.",
-        "`static` in the table above has more numbers than `mimic` and `gate`, and no gate.",
+        "`static`, in the table above, has more numbers than `mimic` and `gate` (2312 against 1560), and no gate."
+        if any(row.name == "static" for row in s.rows)
+        else "",
+        "`gate` is fitted after the `head_shift` that it wraps, with as many steps again."
+        if any(row.name == "gate" for row in s.rows)
+        else "",
     ]
-    return _table(["", *tasks], rows) + "\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    return _table(["", *tasks], rows) + "\n" + "\n".join(f"- {note}" for note in notes if note) + "\n"
 
 
 def _choices(name: str, s: Subject) -> str:
