@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pictures
 import protocol
 import shown
 import words
@@ -48,15 +47,28 @@ mixture the word's own form does. Choices were made once, on the mixture, with c
 }
 
 
-def write(folder: Path) -> None:
-    """The page, as far as there are records."""
+PICTURES = (("Accuracy by kind of task", "accuracy"), ("Accuracy against the cost of a query", "cost"))
+
+
+def write(folder: Path, draw: bool = True) -> str:
+    """Write the page, as far as there are records, and its pictures; give the page."""
     parts = [HEAD]
     for name in ("A", "B"):
         subject = subject_of(name, folder)
         if subject is None:
             continue
+        if draw:
+            import pictures
+
+            pictures.draw(name, subject, _names(subject), folder)
         parts += [SETTINGS[name], *_sections(name, subject, folder)]
-    (folder / "vectors.md").write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    text = "\n".join(parts).rstrip() + "\n"
+    (folder / "vectors.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _names(s: Subject) -> list[str]:
+    return ["zero-shot", *(f"icl-{k}" for k in protocol.SHOTS), *(row.name for row in s.rows)]
 
 
 def subject_of(name: str, folder: Path) -> Subject | None:
@@ -84,11 +96,10 @@ def subject_of(name: str, folder: Path) -> Subject | None:
 
 
 def _sections(name: str, s: Subject, folder: Path) -> list[str]:
-    baselines = ["zero-shot", *(f"icl-{k}" for k in protocol.SHOTS)]
-    names = [*baselines, *(row.name for row in s.rows)]
-    drawn = pictures.draw(name, s, names, folder)
+    names = _names(s)
+    drawn = [(title, f"vectors-{name}-{kind}.png") for title, kind in PICTURES]
     made = [
-        *(f"![{title}]({path.name})\n" for title, path in drawn),
+        *(f"![{title}]({file})\n" for title, file in drawn if (folder / file).exists()),
         "### Was it as claimed?\n",
         _table(["claim", "verdict", "difference in accuracy"], [[a, f"**{b}**", c] for a, b, c in verdicts(s)]),
         "### Accuracy\n",

@@ -22,19 +22,13 @@ COLOURS = {
 }
 
 
-def draw(name: str, s: Subject, names: Sequence[str], folder: Path) -> list[tuple[str, Path]]:
-    """Write the pictures; (title, path) of each."""
-    made = []
-    for title, path, paint in (
-        ("Accuracy by kind of task", folder / f"vectors-{name}-accuracy.png", _accuracy),
-        ("Accuracy against the cost of a query", folder / f"vectors-{name}-cost.png", _cost),
-    ):
+def draw(name: str, s: Subject, names: Sequence[str], folder: Path) -> None:
+    """Write the pictures for which there are numbers."""
+    for kind, paint in (("accuracy", _accuracy), ("cost", _cost)):
         figure = paint(s, names)
         if figure is not None:
-            figure.savefig(path, dpi=150, metadata={"Software": None})
+            figure.savefig(folder / f"vectors-{name}-{kind}.png", dpi=150, metadata={"Software": None})
             plt.close(figure)
-            made.append((title, path))
-    return made
 
 
 def _kind(s: Subject, name: str) -> str:
