@@ -11,6 +11,7 @@ import protocol
 import shown
 import words
 from claims import FITTED, Subject, verdicts
+from reading import READING
 from records import Records
 
 HEAD = """# In-context vectors, compared
@@ -61,7 +62,7 @@ def write(folder: Path, draw: bool = True) -> str:
             import pictures
 
             pictures.draw(name, subject, _names(subject), folder)
-        parts += [SETTINGS[name], *_sections(name, subject, folder)]
+        parts += [SETTINGS[name], *_sections(name, subject, folder), READING[name]]
     text = "\n".join(parts).rstrip() + "\n"
     (folder / "vectors.md").write_text(text, encoding="utf-8")
     return text
