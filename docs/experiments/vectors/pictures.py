@@ -22,6 +22,10 @@ COLOURS = {
 }
 
 
+NEAR = 1.45  # times the bare query's time: who is below has a name in the column
+TICKS = (1, 1.25, 2, 4, 7)
+
+
 def draw(name: str, s: Subject, names: Sequence[str], folder: Path) -> None:
     """Write the pictures for which there are numbers."""
     for kind, paint in (("accuracy", _accuracy), ("cost", _cost)):
@@ -70,20 +74,37 @@ def _cost(s: Subject, names: Sequence[str]) -> plt.Figure | None:
     points = [(one, time, found) for one, time, found in points if time is not None and found is not None]
     if not points:
         return None
-    figure, axis = plt.subplots(figsize=(7, 4.2))
-    taken: list[tuple[float, float]] = []
-    for one, time, found in sorted(points, key=lambda point: point[2][0]):
-        axis.scatter(time, found[0], color=COLOURS[_kind(s, one)], s=36, zorder=3)
-        height = found[0]
-        # Names that would lie on one another are moved up.
-        while any(abs(time / x - 1) < 0.35 and abs(height - y) < 0.035 for x, y in taken):
-            height += 0.036
-        taken.append((time, height))
-        axis.annotate(one, (time, found[0]), (time * 1.03, height), fontsize=8, va="center")
+    figure, axis = plt.subplots(figsize=(7.5, 4.6))
+    # The cheap ones lie close together: their names stand in a column beside them, in order of accuracy.
+    near = sorted((point for point in points if point[1] < NEAR), key=lambda point: point[2][0])
+    heights = _spread([point[2][0] for point in near], 0.052)
+    for one, time, found in points:
+        colour = COLOURS[_kind(s, one)]
+        axis.scatter(time, found[0], color=colour, s=36, zorder=3)
+        if time >= NEAR:
+            axis.annotate(one, (time, found[0]), (0, 8), textcoords="offset points", fontsize=8, ha="center")
+    for (one, time, found), height in zip(near, heights, strict=True):
+        line = {"arrowstyle": "-", "color": COLOURS[_kind(s, one)], "lw": 0.6, "alpha": 0.6}
+        axis.annotate(one, (time, found[0]), (NEAR * 1.02, height), fontsize=8, va="center", arrowprops=line)
     axis.set_xscale("log")
+    most = 1.15 * max(point[1] for point in points)
+    axis.set_xlim(0.95, most)
+    axis.set_xticks([tick for tick in TICKS if tick < most], [f"{tick:g} x" for tick in TICKS if tick < most])
+    axis.minorticks_off()
     axis.set_xlabel("time of a query, the bare query's is 1")
     axis.set_ylabel("mean accuracy over all tasks")
-    axis.set_ylim(-0.03, 1.05)
+    axis.set_ylim(-0.05, 1.08)
     axis.grid(alpha=0.3)
     figure.tight_layout()
     return figure
+
+
+def _spread(values: Sequence[float], gap: float) -> list[float]:
+    """The values, in order, moved apart to at least a gap, as little as going up and coming back down allows."""
+    placed: list[float] = []
+    for value in values:
+        placed.append(max(value, placed[-1] + gap) if placed else max(value, 0.0))
+    for index in range(len(placed) - 1, -1, -1):
+        limit = placed[index + 1] - gap if index + 1 < len(placed) else 1.04
+        placed[index] = min(placed[index], limit)
+    return placed
