@@ -56,7 +56,7 @@ class Learned(Method):
 
     @abstractmethod
     def initial(self, model_map: ModelMap, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Where the tensors start, fp32 on the CPU: with these the method must change nothing."""
+        """Where the tensors start, fp32 on the CPU: there the method changes nothing, or its docstring says what."""
 
     def learning_rates(self) -> dict[str, float]:
         """By tensor, what the learning rate is multiplied by where that is not 1."""
@@ -195,7 +195,7 @@ class Learned(Method):
     ) -> Teacher | None:
         if set(self.losses) <= {"ce"}:
             return None
-        contexts = told.for_queries([one.query for one in queries], model, processor)
+        contexts = told.for_queries([one.query for one in queries], model, processor, template=self.template)
         if told.shots and not any(one.shots for one in contexts):
             raise SteerError(
                 f"method {self.name!r} compares with a model that was shown demonstrations, but none of the "

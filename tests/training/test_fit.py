@@ -278,3 +278,31 @@ def test_what_is_not_fitted_stays_at_its_start():
     made = Half().fit(one.model, one.processor, one.examples, weight_decay=0.5, **QUICK)
     assert torch.equal(made.tensors["fixed"], torch.full((64,), 0.25))
     assert made.tensors["vector"].abs().max() > 0
+
+
+def test_demonstrations_are_compared_in_the_template_in_which_they_are_shown():
+    one, seen = subject("llama"), []
+
+    class Watched(steer.Demonstrations):
+        def for_queries(self, queries, model=None, processor=None, *, template=None, batch_size=16):
+            seen.append(template)
+            return super().for_queries(queries, model, processor, template=template, batch_size=batch_size)
+
+    told = Watched(tuple(one.examples), shots=1, choose="similar")
+    template = "{images}Q: {question} A: {answer} "
+    made = Shift(losses={"kl_answer": 1.0}, template=template)
+    made.fit(one.model, one.processor, one.examples, dev=[], demonstrations=told, **QUICK)
+    assert seen == [template]
+
+
+def test_the_vocabulary_is_read_once_for_all_prompts_of_a_batch():
+    """A slice of rows, as the model hands it over, would be a product for each prompt."""
+    one, given = subject("llama"), []
+    head = one.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: given.append(args[0].is_contiguous()))
+    try:
+        Shift(losses={"ce": 1.0}).fit(one.model, one.processor, one.examples, dev=one.examples[:3], **QUICK)
+    finally:
+        handle.remove()
+    assert given
+    assert all(given)

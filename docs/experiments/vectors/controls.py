@@ -12,6 +12,7 @@ import steer
 from steer import fitting, ops
 from steer.gates import BoundGate, Gate, Reading
 from steer.training import Learned
+from steer_vectors.joint import Joint
 
 # Which controls each row gets. "shuffled-labels" fits again, on answers dealt at random; "without-..." without a part.
 OF = {
@@ -25,23 +26,15 @@ OF = {
 
 
 @dataclass
-class Static(Learned):
+class Static(Joint):
     """Static vectors wherever one fits, for as many numbers as a gated method has: heads, MLPs and layers."""
 
     name: ClassVar[str] = "static"
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "Static shifts of heads, MLPs and layers together."
 
-    def initial(self, model_map: steer.ModelMap, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        made = self._methods().items()
-        return {f"{p}.{n}": v for p, one in made for n, v in one.initial(model_map, generator).items()}
-
-    def interventions(self, model_map: steer.ModelMap) -> list[steer.Intervention]:
-        items = []
-        for part, one in self._methods().items():
-            one.tensors = {n.removeprefix(f"{part}."): v for n, v in self.tensors.items() if n.startswith(f"{part}.")}
-            items += one.interventions(model_map)
-        return items
+    def learning_rates(self) -> dict[str, float]:
+        return {}
 
     def _methods(self) -> dict[str, Learned]:
         return {
@@ -57,8 +50,8 @@ def create(method: str, **configuration: Any) -> steer.Method:
 
 
 @dataclass(frozen=True)
-class Shuffled:
-    """A gate whose strengths go to another query of the batch: each row gets the next one's."""
+class Around:
+    """A gate that reads what the gate inside it reads."""
 
     inner: Gate
 
@@ -69,6 +62,11 @@ class Shuffled:
     @property
     def needs_lse(self) -> bool:
         return self.inner.needs_lse
+
+
+@dataclass(frozen=True)
+class Shuffled(Around):
+    """A gate whose strengths go to another query of the batch: each row gets the next one's."""
 
     def bind(self, slot: Any) -> BoundGate:
         bound = self.inner.bind(slot)
@@ -77,20 +75,11 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class Averaged(Around):
     """A gate held at each layer's and head's mean, kept in `sums` while `learning`."""
 
-    inner: Gate
     sums: dict[str, list[Any]]
     learning: bool
-
-    @property
-    def needs_query(self) -> bool:
-        return self.inner.needs_query
-
-    @property
-    def needs_lse(self) -> bool:
-        return self.inner.needs_lse
 
     def bind(self, slot: Any) -> BoundGate:
         bound, kept = self.inner.bind(slot), self.sums.setdefault(slot.where, [0.0, 0])
@@ -98,8 +87,7 @@ class Averaged:
         def gate(x: torch.Tensor, reading: Reading) -> torch.Tensor:
             strength = bound(x, reading)
             if self.learning:
-                rows = (0, 1)
-                kept[0] = kept[0] + strength.double().sum(rows)
+                kept[0] = kept[0] + strength.double().sum((0, 1))
                 kept[1] += strength.shape[0] * strength.shape[1]
                 return strength
             return (kept[0] / kept[1]).to(strength).expand_as(strength)
