@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from .dispatch import best, register
 from .gate import sigmoid_gate
+from .jsd import jsd
 from .query_shift import query_shift
 from .shift import shift, shift_keep_norm
+from .token_scores import token_scores
 
-__all__ = ["best", "query_shift", "register", "shift", "shift_keep_norm", "sigmoid_gate"]
+__all__ = ["best", "jsd", "query_shift", "register", "shift", "shift_keep_norm", "sigmoid_gate", "token_scores"]
