@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import data, errors, fitting, gates, ops, positions, prompts, sites, training, zoo
+    from . import data, errors, fitting, gates, memory, ops, positions, prompts, sites, training, zoo
     from ._folding import Folded, fold
     from ._inspecting import inspect
     from .demonstrations import Demonstrations
@@ -45,7 +45,7 @@ _HOMES = {
     "methods": "registry",
     "record": "recording",
 }
-_MODULES = ("data", "errors", "fitting", "gates", "ops", "positions", "prompts", "sites", "training", "zoo")
+_MODULES = ("data", "errors", "fitting", "gates", "memory", "ops", "positions", "prompts", "sites", "training", "zoo")
 
 __all__ = [
     "Demonstrations",
@@ -68,6 +68,7 @@ __all__ = [
     "hookimpl",
     "inspect",
     "load",
+    "memory",
     "methods",
     "ops",
     "positions",

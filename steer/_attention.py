@@ -22,7 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 from ._lse import masked_lse
 from ._params import Ready
 from ._scores import Call, add_bias, add_prefix
-from ._step import Place, RowChoice, Step, Tally, Tap
+from ._step import Place, RowChoice, Step, Tally, Tap, at_slots
 from .errors import MappingError
 from .gates import BoundGate, Reading
 
@@ -42,7 +42,7 @@ class Bias:
     tally: Tally = field(default_factory=Tally)
 
     def factors(self, call: Call, lse: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The pair a (B or 1, H, T, 1), b (B or 1, 1, S, 1), or None where no row is chosen."""
+        """The pair a (B or 1, H, T, 1), b (B or 1, 1 or H, S, 1), or None where no row is chosen."""
         query = call.query
         batch, _, length, _ = query.shape
         rows = self.choice.of(batch, length, query.device, self.place)
@@ -67,9 +67,12 @@ class Bias:
         positions = self.keys.positions
         assert positions is not None
         frame = self.keys.key_frame(call.key.shape[0], total, a.device, self.place)
-        chosen = positions.resolve_keys(frame, total)
-        b = torch.ones(1, total, device=a.device) if chosen is None else chosen
-        return b.to(a.dtype)[:, None, :, None]
+        if call.slots is None:
+            chosen = positions.resolve_keys(frame, total)
+            b = torch.ones(1, 1, total, device=a.device) if chosen is None else chosen[:, None]
+        else:
+            b = at_slots(positions, frame, call.slots, call.query.shape[1])
+        return b.to(a.dtype)[..., None]
 
 
 @dataclass
@@ -99,6 +102,7 @@ class AttentionPlan:
     values: list[Step | Tap] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
     prefixes: list[PrefixRows] = field(default_factory=list)
+    keepers: list[Callable[[nn.Module, Call], None]] = field(default_factory=list)
     wants_query: bool = False
     wants_lse: bool = False
     query: list[torch.Tensor] = field(default_factory=list)
@@ -148,12 +152,14 @@ class AttentionSlot:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         call = Call(query, key, value, mask, dict(kwargs), self._name, bool(causal) and self._causes)
+        call.slots = _slots(module)
         width = value.shape[-1]
         for plan in self.plans:
-            call.query = _through(plan.queries, call.query)
-            call.key = _through(plan.keys, call.key)
-            call.value = _through(plan.values, call.value)
+            call.query = _through(plan.queries, call.query, None)
+            call.key = _through(plan.keys, call.key, call.slots)
+            call.value = _through(plan.values, call.value, call.slots)
         self._keep(call)
+        as_read = copy.copy(call)
         if any(plan.prefixes for plan in self.plans):
             _crop_unfilled(call)
         factors = self._factors(call)
@@ -164,6 +170,9 @@ class AttentionSlot:
                 factors = [(a, torch.nn.functional.pad(b, (0, 0, grown - b.shape[2], 0))) for a, b in factors]
         extra = add_bias(call, factors) if factors else 0
         output = self._original(module, call.query, call.key, call.value, call.mask, *args[1:], **call.kwargs)
+        for plan in self.plans:
+            for keeper in plan.keepers:
+                keeper(module, as_read)
         if not extra:
             return output
         return (output[0][..., :width], *output[1:])
@@ -215,14 +224,27 @@ class _Key(str):
     __hash__ = str.__hash__
 
 
-def _through(steps: list[Step | Tap], x: torch.Tensor) -> torch.Tensor:
-    """Run steps that see (B, T, H, d) on a tensor (B, H, T, d)."""
+def _through(steps: list[Step | Tap], x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+    """Run steps that see (B, T, H, d) on a tensor (B, H, T, d) whose rows stand at `slots`."""
     if not steps:
         return x
     y = x.transpose(1, 2)
     for step in steps:
+        step.choice.slots = slots
         y = step(y)
+        step.choice.slots = None
     return y.transpose(1, 2)
+
+
+def _slots(module: nn.Module) -> torch.Tensor | None:
+    """Where this layer's keys stand in the sequence, int64 (B or 1, H_kv or 1, S), if some were dropped."""
+    cache = module.__dict__.get("_steer_cache")
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+    index = getattr(module, "layer_idx", None)
+    if index is None or index >= len(layers) or not hasattr(layers[index], "slots"):
+        return None
+    slots: torch.Tensor = layers[index].slots()
+    return slots
 
 
 def _crop_unfilled(call: Call) -> None:

@@ -18,11 +18,11 @@ from ._tracker import Tracker
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
 from .model_map import Attention, ModelMap, Projection
-from .ops import Apply, KeyBias, Prefix
+from .ops import Apply, Keep, KeyBias, Prefix
 from .positions import Positions
 from .sites import Site
 
-Keep = Callable[[Place, Any], None]
+Record = Callable[[Place, Any], None]
 
 
 @dataclass
@@ -34,11 +34,13 @@ class Plan:
         attention: what to do inside the attention of modules that use transformers' registry, by path.
         towers: those whose forwards must be followed.
         tallies: for every intervention (or recording), in the order attached, its places and what happened there.
+        prunes: some caches will be pruned, so that each layer needs its own mask.
     """
 
     hooks: list[Callable[[], Any]] = field(default_factory=list)
     attention: dict[str, AttentionPlan] = field(default_factory=dict)
     towers: set[str] = field(default_factory=set)
+    prunes: bool = False
     tallies: list[list[tuple[Place, Tally]]] = field(default_factory=list)
 
 
@@ -74,7 +76,7 @@ class Compiler:
                 self._file(item.site, target, step)
         self.plan.tallies.append(places)
 
-    def record(self, site: Site, keep: Keep) -> list[Place]:
+    def record(self, site: Site, keep: Record) -> list[Place]:
         """Compile one recording; `keep` gets every tensor as it passes, with its place."""
         if site.name == "cache":
             return self._record_cache(site, keep)
@@ -255,16 +257,30 @@ class Compiler:
             place = Place(item.site.name, item.site.tower, target.layer.index, item.site.attention, target.heads)
             tally = Tally()
             places.append((place, tally))
+            if isinstance(item.op, Keep):
+                self._attention(_in_registry(mixer, place)).keepers.append(
+                    self._keeper(item, item.op, target, place, tally)
+                )
+                continue
             if item.site.name == "cache":
                 assert isinstance(item.op, Apply)
                 self._cache.setdefault(mixer.path, []).append((place, tally, item.op.function))
                 continue
-            if not mixer.registry:
-                raise MappingError(f"{place}: {mixer.path} does not use transformers' attention registry")
+            _in_registry(mixer, place)
             if isinstance(item.op, KeyBias):
                 self._attention(mixer).biases.append(self._bias(item, item.op, target, mixer, place, tally))
             elif isinstance(item.op, Prefix):
                 self._attention(mixer).prefixes.append(_prefix(item.op, target, mixer, place, tally))
+
+    def _keeper(self, item: Intervention, op: Keep, target: Target, place: Place, tally: Tally) -> Callable[..., None]:
+        from .memory._helping import masks_of
+        from .memory._keeping import Keeper
+
+        self.plan.towers.add("text")
+        self.plan.prunes = True
+        self.tracker.wants_images |= op.images
+        choice = RowChoice(None, "text", self.tracker)
+        return Keeper(place, choice, op, masks_of(self.model), target.place, target.count, tally)
 
     def _bias(
         self, item: Intervention, op: KeyBias, target: Target, mixer: Attention, place: Place, tally: Tally
@@ -291,7 +307,7 @@ class Compiler:
             tally,
         )
 
-    def _record_cache(self, site: Site, keep: Keep) -> list[Place]:
+    def _record_cache(self, site: Site, keep: Record) -> list[Place]:
         places = []
         for target in resolve(site, self.map):
             assert target.attention is not None
@@ -326,6 +342,12 @@ def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: T
     return PrefixRows(place, keys, values, tally)
 
 
+def _in_registry(mixer: Attention, place: Place) -> Attention:
+    if not mixer.registry:
+        raise MappingError(f"{place}: {mixer.path} does not use transformers' attention registry")
+    return mixer
+
+
 def _present(path: str | None, site: Site, layer: str) -> str:
     if path is None:
         raise MappingError(f"{site.name!r} does not exist in {layer}: the map has no such branch there")
@@ -337,7 +359,7 @@ def compile_plan(
     model_map: ModelMap,
     tracker: Tracker,
     interventions: Sequence[Intervention],
-    recordings: Sequence[tuple[Site, Keep]] = (),
+    recordings: Sequence[tuple[Site, Record]] = (),
     measure: Measure = "first",
 ) -> Plan:
     """Compile interventions, in order, and then recordings, which see what the interventions made."""

@@ -111,10 +111,14 @@ def after_attention(module: nn.Module, edits: Sequence[tuple[Place, Tally, Calla
         for place, tally, function in edits:
             half = "cross_attention_cache" if place.attention == "cross" else "self_attention_cache"
             layer = getattr(cache, half, cache).layers[layer_index]
-            changed = function(layer.keys, layer.values)
+            pruned = hasattr(layer, "whole")
+            keys, values = layer.whole() if pruned else (layer.keys, layer.values)
+            changed = function(keys, values)
+            if changed is not None and pruned:
+                raise InterventionError(f"{place}: what a pruned layer holds is shared and is not changed")
             if changed is not None:
-                layer.keys, layer.values = _checked(place, changed, layer.keys, layer.values)
-            tally.count(layer.keys.shape[0] * layer.keys.shape[2])
+                layer.keys, layer.values = keys, values = _checked(place, changed, keys, values)
+            tally.count(keys.shape[0] * keys.shape[2])
 
     return module.register_forward_hook(hook, with_kwargs=True)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from torch import nn
 
 from ._attention import AttentionPlan, AttentionSlot
 from ._compile import Plan
+from ._generate import around_generate
 from ._tracker import Tracker
 from .errors import SessionError
 
@@ -23,42 +21,13 @@ class Installed:
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self.sessions = 0
-        self._own_generate: Callable[..., Any] | None = None
         self._slots: dict[str, AttentionSlot] = {}
-        self._trackers: list[Tracker] = []
 
     def follow(self, model: nn.Module, tracker: Tracker, towers: set[str], undo: ExitStack) -> None:
         """Let a tracker follow these towers and every call of `generate`, which is wrapped on the instance."""
         undo.callback(tracker.remove)
         tracker.install(towers)
-        if not self._trackers and hasattr(model, "generate"):
-            self._wrap_generate(model)
-        self._trackers.append(tracker)
-        undo.callback(self._unfollow, model, tracker)
-
-    def _wrap_generate(self, model: nn.Module) -> None:
-        original: Callable[..., Any] = model.generate  # type: ignore[assignment]
-        self._own_generate = model.__dict__.get("generate")
-
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            begun = [(tracker, tracker.begin(args, kwargs)) for tracker in self._trackers]
-            try:
-                return original(*args, **kwargs)
-            finally:
-                for tracker, before in begun:
-                    tracker.end(before)
-
-        model.__dict__["generate"] = generate
-
-    def _unfollow(self, model: nn.Module, tracker: Tracker) -> None:
-        self._trackers.remove(tracker)
-        if self._trackers or "generate" not in model.__dict__:
-            return
-        if self._own_generate is None:
-            del model.__dict__["generate"]
-        else:
-            model.__dict__["generate"] = self._own_generate
+        undo.callback(around_generate(model, tracker.around))
 
     def attach(self, model: nn.Module, plan: Plan, undo: ExitStack) -> None:
         """Put a plan's hooks and attention on the model; `undo` takes back exactly these."""

@@ -26,6 +26,7 @@ class Call:
         kwargs: everything else, `scaling` among it.
         implementation: the name of the attention function.
         causal: whether no mask means a causal one to this function (never to eager and flex, which see by their mask).
+        slots: where the keys stand in the sequence, int64 (B or 1, H_kv or 1, S), where some were dropped; else None.
     """
 
     query: torch.Tensor
@@ -35,6 +36,7 @@ class Call:
     kwargs: dict[str, Any]
     implementation: str
     causal: bool
+    slots: torch.Tensor | None = None
 
     @property
     def scaling(self) -> float:
@@ -55,7 +57,7 @@ def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> in
 
     Args:
         call: changed in place.
-        factors: pairs a (B or 1, H or 1, T, 1), b (B or 1, 1, S, 1) in units of the scaled scores.
+        factors: pairs a (B or 1, H or 1, T, 1), b (B or 1, 1 or H, S, 1) in units of the scaled scores.
 
     Returns:
         How many columns to drop from the output.
@@ -74,12 +76,18 @@ def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> in
     if call.query.is_cuda:
         extra = -(-(width + extra) // 8) * 8 - width
     left = torch.cat([a.expand(batch, heads, length, 1) for a, _ in factors], dim=-1) / scaling
-    right = torch.cat([b.expand(batch, call.key.shape[1], call.key.shape[2], 1) for _, b in factors], dim=-1)
+    right = torch.cat([_per_key(b, call.key).expand(batch, -1, call.key.shape[2], 1) for _, b in factors], dim=-1)
     spare = extra - len(factors)
     call.query = torch.cat([call.query, pad(left, (0, spare)).to(call.query.dtype)], dim=-1)
     call.key = torch.cat([call.key, pad(right, (0, spare)).to(call.key.dtype)], dim=-1)
     call.value = pad(call.value, (0, extra))
     return extra
+
+
+def _per_key(b: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """A key's factor is one for all query heads of its group."""
+    heads = key.shape[1]
+    return b.expand(-1, heads, -1, -1) if b.shape[1] == 1 else b[:, :: b.shape[1] // heads]
 
 
 def add_prefix(call: Call, keys: torch.Tensor, values: torch.Tensor) -> None:

@@ -84,11 +84,13 @@ class Tally:
 class RowChoice:
     """Positions on one tower, resolved once per forward and shared by every step that asks for them."""
 
-    __slots__ = ("every", "positions", "tower", "tracker")
+    __slots__ = ("every", "positions", "slots", "tower", "tracker")
 
     def __init__(self, positions: Positions | None, tower: str, tracker: Tracker) -> None:
         self.positions, self.tower, self.tracker = positions, tower, tracker
         self.every = positions is None or positions.kind == "all"
+        self.slots: torch.Tensor | None = None
+        """Where the rows of a tensor of keys stand, while a step runs on the keys of a pruned cache."""
 
     def frame(self, batch: int, length: int, device: torch.device) -> Frame:
         """The frame of the running forward."""
@@ -106,6 +108,12 @@ class RowChoice:
         positions = self.positions
         if positions is None or self.every:
             return None
+        if place.site in ("head_k", "head_v") and self.slots is not None:
+            if self.slots.shape[1] != 1:
+                raise MappingError(f"{place}: the heads kept different tokens, so no row is one position; use all rows")
+            return at_slots(positions, self.key_frame(batch, length, device, place), self.slots, 1)[:, 0].expand(
+                batch, -1
+            )
         if place.site in ("head_k", "head_v"):
             return positions.resolve_keys(self.key_frame(batch, length, device, place), length)
         frame = self.frame(batch, length, device)
@@ -119,6 +127,18 @@ class RowChoice:
         raise MappingError(
             f"{place}: the tensor has {length} rows and the forward {frame.length}; positions cannot be told apart here"
         )
+
+
+def at_slots(positions: Positions, frame: Frame, slots: torch.Tensor, heads: int) -> torch.Tensor:
+    """Which keys of a pruned cache are chosen, bool (B or 1, 1 or H, n), by where they stand (B or 1, H_kv or 1, n)."""
+    chosen = positions.resolve_keys(frame, frame.offset + frame.length)
+    if chosen is None:
+        return torch.ones(1, 1, slots.shape[-1], dtype=torch.bool, device=slots.device)
+    if slots.shape[1] != 1:
+        slots = slots.repeat_interleave(heads // slots.shape[1], dim=1)
+    batch = max(chosen.shape[0], slots.shape[0])
+    whole = chosen[:, None].expand(batch, slots.shape[1], -1)
+    return whole.gather(2, slots.expand(batch, -1, -1))
 
 
 def _last(rows: Rows, frame: Frame, length: int) -> Rows:

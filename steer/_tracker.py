@@ -2,7 +2,7 @@
 
 Light hooks on the model and on what holds a followed tower read the named inputs (`generate` may hand them straight to
 an inner model, past the outer forward), and one on the tower knows how many rows come now and how many came before.
-`begin` and `end` frame a call of `generate`, because only it can tell a prompt from what is written after it when an
+`around` frames a call of `generate`, because only it can tell a prompt from what is written after it when an
 assistant model or a chunked prefill is at work.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ._frame import Frame, no_images
+from ._generate import Turn
 from .errors import MappingError
 from .model_map import ModelMap
 
@@ -158,14 +159,14 @@ class Tracker:
             return (ids == token).to(frame.device)
         return None
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation | None:
-        """A call of `generate` starts; hand what this returns to `end`."""
+    def around(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Turn:
+        """Know for the length of a call of `generate` what its prompt is."""
         before, self._generating = self._generating, Generation(self._stated_length(args, kwargs))
-        return before
 
-    def end(self, before: Generation | None) -> None:
-        """That call is over."""
-        self._generating = before
+        def leave() -> None:
+            self._generating = before
+
+        return Turn(args, kwargs, leave)
 
     def _stated_length(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
         """The prompt's length where the first forward would tell a wrong one: it holds guesses, or only a chunk."""
@@ -180,7 +181,11 @@ class Tracker:
         ids = kwargs.get(prefix + "input_ids")
         if ids is None and not prefix:
             ids = kwargs.get("inputs_embeds", args[0] if args else kwargs.get("inputs"))
-        return int(ids.shape[1]) if isinstance(ids, torch.Tensor) else (1 if prefix else None)
+        if not isinstance(ids, torch.Tensor):
+            return 1 if prefix else None
+        # a mask that is longer than the ids tells of what a cache already holds
+        mask = kwargs.get(prefix + "attention_mask")
+        return max(int(t.shape[1]) for t in (ids, mask) if isinstance(t, torch.Tensor))
 
 
 def _named(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InterventionError
 from .gates import Gate
-from .ops import KeyBias, Op, Prefix
+from .ops import Keep, KeyBias, Op, Prefix
 from .sites import Site
 
 
@@ -25,7 +25,7 @@ class Intervention:
     """
 
     site: Site
-    op: Op | KeyBias | Prefix
+    op: Op | Keep | KeyBias | Prefix
     gate: Gate | None = None
     name: str = ""
 

@@ -149,14 +149,8 @@ class Method(ABC):
             FingerprintError: it was made for another model; the message lists the differences.
         """
         made_for = self.provenance.get("fingerprint")
-        if made_for is None:
-            return
-        differences = _differences(made_for, model_map.fingerprint())
-        if differences:
-            raise FingerprintError(
-                f"method {self.name!r} does not fit {model_map.model_class}: {'; '.join(differences)}; "
-                "fit it again on this model"
-            )
+        if made_for is not None:
+            check_fingerprint(f"method {self.name!r}", made_for, model_map, "fit it again on this model")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the method to a folder: JSON, safetensors and a model card.
@@ -247,6 +241,17 @@ class Method(ABC):
                 revision=revision,
             )
         return str(commit.commit_url)
+
+
+def check_fingerprint(what: str, made_for: Any, model_map: ModelMap, how: str = "make it again on this model") -> None:
+    """Check that something was made for a model of this shape.
+
+    Raises:
+        FingerprintError: it was made for another model; the message lists the differences.
+    """
+    differences = _differences(made_for, model_map.fingerprint())
+    if differences:
+        raise FingerprintError(f"{what} does not fit {model_map.model_class}: {'; '.join(differences)}; {how}")
 
 
 def local_folder(path: str | os.PathLike[str], revision: str | None = None) -> Path:

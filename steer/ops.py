@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
 from steer_kernels import best
 
 from ._params import Number, Ready, Slot
+from .errors import InterventionError
 from .gates import BoundGate, Reading
 from .positions import Positions
 from .positions import all as all_positions
 from .sites import HEAD_SITES, WIDTH_SITES
 
-__all__ = ["Add", "Apply", "KeyBias", "LowRankQuery", "Op", "Prefix", "Replace", "Rotate", "Scale"]
+if TYPE_CHECKING:
+    from .memory.seen import Seen
+
+__all__ = ["Add", "Apply", "Keep", "KeyBias", "LowRankQuery", "Op", "Prefix", "Replace", "Rotate", "Scale"]
 
 BoundOp = Callable[[torch.Tensor, Reading, torch.Tensor | None], torch.Tensor]
 """(x, reading, rows) -> new x; rows is a bool mask (B, T) or None for every row."""
@@ -261,3 +265,27 @@ class Prefix:
     keys: torch.Tensor
     values: torch.Tensor
     sites: ClassVar[tuple[str, ...]] = ("kv_prefix",)
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Keep only some tokens in a layer's cache, at `cache`; the others are freed, and positions stay what they were.
+
+    Attributes:
+        function: takes a `steer.memory.Seen` and returns what to keep, bool (B, H_kv, S), or None for everything.
+        every: choose again after every so many written tokens; None chooses once, where the prompt ends.
+        window: how many queries before this forward's are kept for the choice, where it is made while writing.
+        images: `function` asks where pictures are.
+    """
+
+    function: Callable[[Seen], torch.Tensor | None]
+    every: int | None = None
+    window: int = 1
+    images: bool = False
+    sites: ClassVar[tuple[str, ...]] = ("cache",)
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise InterventionError(f"every must be a number of tokens >= 1 or None, got {self.every!r}")
+        if self.window < 1:
+            raise InterventionError(f"window must be a number of queries >= 1, got {self.window!r}")

@@ -1,0 +1,99 @@
+"""A memory on its model: `past_key_values=memory` in `generate` and in a plain forward."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .._generate import Turn, around_generate
+from ..errors import InterventionError
+from ._asking import placed, question_of
+from ._helping import CACHES, masks_of
+
+if TYPE_CHECKING:
+    from .memory import Memory
+
+
+def bind(memory: Memory, model: nn.Module) -> Callable[[], None]:
+    """Install what a memory needs on its model; what is returned takes it back. Holds neither of them alive."""
+    from ..session import map_of
+
+    held: Callable[[], Memory | None] = weakref.ref(memory)
+    helper = masks_of(model)
+    helper.begin(model, map_of(model))
+    names = list(inspect.signature(model.forward).parameters)
+
+    def around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Turn:
+        own = held()
+        if own is None or kwargs.get("past_key_values") is not own:
+            return Turn(args, kwargs)
+        if args:
+            kwargs = {"inputs": args[0], **kwargs}
+        ids = kwargs.pop("inputs", None)
+        if ids is not None:
+            kwargs = {**kwargs, "input_ids": ids}
+        question, before = question_of(own, kwargs)
+        made = placed(model, own, question, generating=True)
+        made["past_key_values"] = own.cache(made["input_ids"].shape[0] * _copies(model, kwargs))
+        return Turn((), made, result=lambda out: _whole(out, before))
+
+    def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        own = held()
+        if own is None or not any(given.get(name) is own for name in CACHES):
+            return None
+        question, _ = question_of(own, given)
+        made = placed(model, own, question, generating=False)
+        made["past_key_values"] = own.cache(made["input_ids"].shape[0])
+        return (), made
+
+    undo = [
+        around_generate(model, around, first=True),
+        model.register_forward_pre_hook(before_forward, with_kwargs=True, prepend=True).remove,
+        helper.end,
+    ]
+    return _Release(undo)
+
+
+class _Release:
+    """Takes everything back once, however often it is called."""
+
+    def __init__(self, undo: list[Callable[[], None]]) -> None:
+        self._undo = undo
+
+    def __call__(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def _copies(model: Any, kwargs: dict[str, Any]) -> int:
+    """How many rows `generate` makes of each: beams or samples."""
+    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+    asked = (kwargs.get(n) or getattr(config, n, None) or 1 for n in ("num_beams", "num_return_sequences"))
+    return max(asked)
+
+
+def _whole(out: Any, before: torch.Tensor | None) -> Any:
+    """What `generate` returned, with the tokens in front that were taken off."""
+    if before is None:
+        return out
+    sequences = out if isinstance(out, torch.Tensor) else out.sequences
+    front = before.repeat_interleave(sequences.shape[0] // before.shape[0], dim=0)
+    sequences = torch.cat([front.to(sequences.device), sequences], dim=1)
+    if isinstance(out, torch.Tensor):
+        return sequences
+    out["sequences"] = sequences
+    return out
+
+
+def unbound(name: str) -> InterventionError:
+    """What to say where a memory is used as a cache on a model that does not know it."""
+    return InterventionError(
+        f"{name}: this memory is not on the model that was called; use memory.bind(model) first, or give "
+        "past_key_values=memory.cache() inside `with steer.memory.masks(model):`"
+    )

@@ -1,0 +1,313 @@
+"""`Memory`: what a model read, kept as keys and values, some of them dropped, to be asked about again and again."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, NoReturn, Self
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from ..errors import InterventionError, MappingError
+from ._asking import placed, question_of
+from ._binding import bind, unbound
+from ._helping import masks, masks_of
+from .kept import Kept, pick
+from .layer import KeptLayer
+from .pruning import prunable
+
+
+class Rows(NamedTuple):
+    """A memory's tokens and mask (B, length) and rope deltas (B, 1) or None, for a batch of B."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    rope_deltas: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """A context that a model has read. It is never changed: reading on and pruning make new ones.
+
+    Once it is bound to its model, `model.generate(**inputs, past_key_values=memory)` works any number of times; the
+    inputs are the question alone or the whole sequence. One row of memory serves any batch.
+
+    Attributes:
+        model_class: name of the model's class.
+        fingerprint: of the model's map.
+        layers: what each layer of the cache holds: `Kept`, or transformers' own layer where it cannot be pruned.
+        places: the text tower's layers that can be pruned, with their place in `layers`.
+        length: how many tokens were read, dropped ones included.
+        tokens: their ids, (B, length).
+        mask: bool (B, length), false at padding.
+        images: bool (B, length), true at image tokens.
+        rope_deltas: (B, 1) for models with positions in several dimensions; else None.
+        shapes: of the pictures' tensors, so that they are known again at the front of a whole sequence's.
+        info: what made it: method, options, certificate.
+    """
+
+    model_class: str
+    fingerprint: Mapping[str, Any] = field(repr=False)
+    layers: tuple[Kept | Any, ...] = field(default=(), repr=False)
+    places: Mapping[int, int] = field(default_factory=dict, repr=False)
+    length: int = 0
+    tokens: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.long), repr=False)
+    mask: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.bool), repr=False)
+    images: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.bool), repr=False)
+    rope_deltas: torch.Tensor | None = field(default=None, repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    _bound: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def empty(cls, model: nn.Module) -> Memory:
+        """The memory of a model that has read nothing.
+
+        Raises:
+            MappingError: the model keeps no cache of what it reads: its context goes through an encoder.
+        """
+        from ..session import map_of
+
+        model_map = map_of(model)
+        if getattr(model.config, "is_encoder_decoder", False) or "text_encoder" in model_map.towers:
+            raise MappingError(
+                f"{type(model).__name__} reads its context in an encoder, which keeps no cache; a memory is of what a "
+                "decoder has read. Its decoder's cache can be pruned with steer.memory.prune"
+            )
+        return cls(type(model).__name__, model_map.fingerprint())
+
+    def read(self, model: nn.Module, inputs: Mapping[str, Any], **options: Any) -> Memory:
+        """The memory that goes on with these inputs, nothing of them dropped (unless a session prunes).
+
+        Args:
+            model: the one that this memory is of.
+            inputs: of the next part alone, as a processor makes them: `input_ids` (B, S), pictures, and so on.
+            options: for the model's forward.
+        """
+        from .._teacher_forcing import keep_logits
+
+        with torch.no_grad(), masks(model):
+            question, _ = question_of(self, inputs)
+            here = placed(model, self, question, generating=False) if self.length else dict(question)
+            cache = self.cache(here["input_ids"].shape[0], model)
+            before = getattr(getattr(model, "model", model), "rope_deltas", None)
+            model(**here, past_key_values=cache, use_cache=True, **{**keep_logits(model, 1), **options})
+            deltas = _take_deltas(model, before, here["input_ids"].shape[0])
+        return self._grown(model, cache, question, deltas)
+
+    def _grown(self, model: nn.Module, cache: Any, inputs: Mapping[str, Any], deltas: torch.Tensor | None) -> Memory:
+        ids = inputs["input_ids"]
+        held = self.rows(ids.shape[0])
+        own = inputs.get("attention_mask")
+        own = torch.ones_like(ids) if own is None else own
+        mask = torch.cat([held.mask.to(ids.device), own.bool()], dim=1)
+        places = prunable(model, cache)
+        layers = [_kept(layer, mask) if i in places.values() else layer for i, layer in enumerate(cache.layers)]
+        pictures = {n: tuple(t.shape) for n, t in inputs.items() if _is_pictures(t, ids.shape)}
+        return replace(
+            self,
+            layers=tuple(layers),
+            places=places,
+            length=self.length + ids.shape[1],
+            tokens=torch.cat([held.tokens.to(ids.device), ids], dim=1),
+            mask=mask,
+            images=torch.cat([self._images(ids.shape[0]).to(ids.device), _images(model, inputs)], dim=1),
+            rope_deltas=deltas,
+            shapes=_sum(self.shapes, pictures),
+        )
+
+    def keep(self, keep: Mapping[int, torch.Tensor]) -> Memory:
+        """The memory that holds only some tokens of some layers.
+
+        Args:
+            keep: bool (B, H_kv, n) for layers of the text tower, n what the layer holds now.
+
+        Raises:
+            InterventionError: a layer cannot be pruned, or a selection does not fit.
+        """
+        missing = sorted(set(keep) - set(self.places))
+        if missing:
+            raise InterventionError(
+                f"layers {missing} cannot be pruned; those of this memory are {sorted(self.places)}"
+            )
+        layers = list(self.layers)
+        for index, chosen in keep.items():
+            kept: Kept = layers[self.places[index]]
+            keys, values = kept.dense(None)
+            chosen = chosen if kept.valid is None else chosen & kept.valid
+            layers[self.places[index]] = pick(keys, values, kept.slots, chosen)
+        return replace(self, layers=tuple(layers))
+
+    def kept(self, layer: int) -> Kept:
+        """What a layer of the text tower holds."""
+        made: Kept = self.layers[self.places[layer]]
+        return made
+
+    def cache(self, batch: int | None = None, model: nn.Module | None = None) -> DynamicCache:
+        """A cache that goes on from here, for one use: transformers writes to it, never to this memory.
+
+        Args:
+            batch: how many rows will go on; a multiple of this memory's. None: as many as it has.
+            model: the one that will run on it, inside `steer.memory.masks(model)`; None: the one this is bound to.
+        """
+        helper = self._bound.get("helper") if model is None else masks_of(model)
+        if not self.layers and model is not None:
+            config: Any = model.config
+            return DynamicCache(config=config.get_text_config(decoder=True))
+        made = DynamicCache()
+        made.layer_class_to_replicate = None
+        alike = self._alike()
+        repeats = 1 if batch is None else self._repeats(batch)
+        for layer in self.layers:
+            here = KeptLayer(layer, self.length, helper, alike) if isinstance(layer, Kept) else _copied(layer)
+            if repeats > 1:
+                _repeat(here, repeats, self.tokens.shape[0])
+            made.layers.append(here)
+        return made
+
+    def rows(self, batch: int) -> Rows:
+        """Tokens, mask and rope deltas for a batch."""
+        repeats = self._repeats(batch)
+        deltas = None if self.rope_deltas is None else self.rope_deltas.repeat_interleave(repeats, 0)
+        return Rows(self.tokens.repeat_interleave(repeats, 0), self.mask.repeat_interleave(repeats, 0), deltas)
+
+    def bind(self, model: nn.Module) -> Self:
+        """Let `past_key_values=memory` work on a model until `unbind`, or until this memory is no longer used.
+
+        The model gets light hooks that look at nothing but the cache that is given; other caches pass untouched.
+
+        Raises:
+            FingerprintError: the memory is of another model.
+        """
+        from ..method import check_fingerprint
+        from ..session import map_of
+
+        check_fingerprint("this memory", self.fingerprint, map_of(model))
+        self.unbind()
+        self._bound.update(release=bind(self, model), helper=masks_of(model))
+        weakref.finalize(self, self._bound["release"])
+        return self
+
+    def unbind(self) -> None:
+        """Take the hooks back."""
+        release: Callable[[], None] | None = self._bound.pop("release", None)
+        self._bound.pop("helper", None)
+        if release is not None:
+            release()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept, all layers together."""
+        return sum(layer.nbytes if isinstance(layer, Kept) else _nbytes(layer) for layer in self.layers)
+
+    def share(self) -> dict[int, float]:
+        """The share of real tokens that each layer kept, a mean over rows and heads."""
+        real = self.mask.sum(-1, keepdim=True).clamp_min(1)
+        return {i: float((self.kept(i).counts() / real.to(self.kept(i).keys.device)).mean()) for i in self.places}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """The logical length, as a cache tells it."""
+        return self.length
+
+    def get_mask_sizes(self, *args: Any) -> NoReturn:
+        """Only the caches made of a memory are run on."""
+        raise unbound("get_mask_sizes")
+
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """A memory is never written to."""
+        raise unbound("update")
+
+    def _repeats(self, batch: int) -> int:
+        here = self.tokens.shape[0]
+        if batch % here:
+            raise InterventionError(f"a memory of {here} rows serves batches of a multiple of {here}, not of {batch}")
+        return batch // here
+
+    def _alike(self) -> bool:
+        kept = [layer for layer in self.layers if isinstance(layer, Kept)]
+        return bool(self.mask.all()) and all(k.valid is None and k.width == kept[0].width for k in kept)
+
+    def _images(self, batch: int) -> torch.Tensor:
+        return self.images.repeat_interleave(self._repeats(batch), 0)
+
+
+def _kept(layer: Any, mask: torch.Tensor) -> Kept:
+    """Everything that a layer holds and that is no padding."""
+    if isinstance(layer, KeptLayer):
+        keys, values = layer.whole()
+        slots, valid = layer.slots(), layer.valid()
+        if layer.appended == 0 and layer.rows is None:
+            return layer.kept
+    else:
+        keys, values, valid = layer.keys, layer.values, None
+        slots = torch.arange(keys.shape[2], device=keys.device)[None, None]
+    real = torch.ones(keys.shape[:3], dtype=torch.bool, device=keys.device) if valid is None else valid
+    tokens = mask.to(keys.device)[:, None].expand(-1, real.shape[1], -1).gather(2, slots.expand(real.shape))
+    real = real & tokens
+    return Kept(keys, values, slots) if bool(real.all()) else pick(keys, values, slots, real)
+
+
+def _copied(layer: Any) -> Any:
+    return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
+
+
+def _repeat(layer: Any, repeats: int, batch: int) -> None:
+    if hasattr(layer, "batch_repeat_interleave"):
+        layer.batch_repeat_interleave(repeats)
+    else:
+        layer.reorder_cache(torch.arange(batch).repeat_interleave(repeats))
+
+
+def _nbytes(layer: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors_of(layer))
+
+
+def tensors_of(layer: Any) -> list[torch.Tensor]:
+    """Every tensor that a layer of transformers' cache holds."""
+    found: list[torch.Tensor] = []
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        found += [part for part in parts if isinstance(part, torch.Tensor)]
+    return found
+
+
+def _take_deltas(model: Any, before: Any, batch: int) -> torch.Tensor | None:
+    """What the forward left on the model, which gets back what it had."""
+    inner = getattr(model, "model", model)
+    made = getattr(inner, "rope_deltas", None)
+    if not hasattr(inner, "get_rope_index"):
+        return None
+    inner.rope_deltas = before
+    if made is None:
+        return torch.zeros(batch, 1, dtype=torch.long)
+    return made.reshape(-1, 1).expand(batch, 1).clone()
+
+
+def _images(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    from ..session import map_of
+
+    ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids")
+    if isinstance(kinds, torch.Tensor) and kinds.shape == ids.shape:
+        return kinds > 0
+    token = map_of(model).image_token_id
+    return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
+
+
+def _is_pictures(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[:2] != shape
+
+
+def _sum(held: Mapping[str, tuple[int, ...]], more: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shape of two tensors of pictures one after the other; along the second axis where the first is the batch."""
+    made = dict(held)
+    for name, shape in more.items():
+        if name not in held:
+            made[name] = shape
+            continue
+        axis = 1 if shape[0] == 1 and held[name][0] == 1 and len(shape) > 4 else 0
+        made[name] = tuple(a + b if i == axis else a for i, (a, b) in enumerate(zip(held[name], shape, strict=True)))
+    return made
