@@ -103,21 +103,30 @@ def encode(model: Any, processor: Any, prompts: Sequence[Prompt], *, template: s
         SteerError: the processor is missing, or cannot take the pictures or the words; the template has no place for
             question and answer.
     """
-    if processor is None:
-        raise SteerError(
-            f"{type(model).__name__} came without a processor or tokenizer, so words cannot be given to it"
-        )
+    render = renderer(model, processor, template)
     pictured = any(example.images for prompt in prompts for example in (*prompt.shots, prompt.query))
     if pictured and not _sees(processor):
         raise SteerError(f"{type(model).__name__} came without an image processor; leave the pictures out")
     if len({prompt.answered for prompt in prompts}) != 1:
         raise SteerError("a batch needs one prompt or more, all answered or none")
-    chat = template is None and getattr(processor, "chat_template", None) is not None
-    render = _Chat(processor) if chat else _Plain(processor, template or PLAIN)
     try:
         return _encode(model, processor, prompts, render)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SteerError(f"{type(processor).__name__} cannot make inputs of this: {error}") from error
+
+
+def renderer(model: Any, processor: Any, template: str | None) -> _Chat | _Plain:
+    """How examples are written: through the processor's chat template, or a plain one if it has none or one is given.
+
+    Raises:
+        SteerError: there is no processor, or the template has no place for question and answer.
+    """
+    if processor is None:
+        raise SteerError(
+            f"{type(model).__name__} came without a processor or tokenizer, so words cannot be given to it"
+        )
+    chat = template is None and getattr(processor, "chat_template", None) is not None
+    return _Chat(processor) if chat else _Plain(processor, template or PLAIN)
 
 
 def batches(
@@ -193,6 +202,10 @@ class _Chat:
         turns = [turn for shot in prompt.shots for turn in (self._asks(shot), self._answers(shot))]
         return str(self._apply([*turns, self._asks(prompt.query)], add_generation_prompt=True))
 
+    def shown(self, shots: Sequence[Example]) -> str:
+        """Demonstrations alone, with their answers, as they stand before a query."""
+        return str(self._apply([turn for shot in shots for turn in (self._asks(shot), self._answers(shot))]))
+
     def answer(self, prompt: Prompt, text: str) -> str:
         """The answer as the template writes it after the prompt, without what ends the turn."""
         turns = [turn for shot in (*prompt.shots, prompt.query) for turn in (self._asks(shot), self._answers(shot))]
@@ -234,8 +247,11 @@ class _Plain:
         self._gap = asks[len(self._asks) :]
 
     def prompt(self, prompt: Prompt) -> str:
-        shown = "".join(self._ask(shot) + self._gap + shot.answer + self._end for shot in prompt.shots)
-        return shown + self._ask(prompt.query)
+        return self.shown(prompt.shots) + self._ask(prompt.query)
+
+    def shown(self, shots: Sequence[Example]) -> str:
+        """Demonstrations alone, with their answers, as they stand before a query."""
+        return "".join(self._ask(shot) + self._gap + shot.answer + self._end for shot in shots)
 
     def answer(self, prompt: Prompt, text: str) -> str:
         return self._gap + prompt.query.answer
@@ -261,19 +277,28 @@ def _encode(model: Any, processor: Any, prompts: Sequence[Prompt], render: _Chat
     answers = None
     # A decoder of its own takes the answer; any other model reads it where the prompt ends.
     if all(after) and (not answered or model.config.is_encoder_decoder):
-        tokenizer = tokenizer_of(processor)
-        answers = _pad([_tokens_after(tokenizer, *pair) for pair in zip(texts, after, strict=True)]).to(model.device)
+        answers = tokens_of_answers(processor, texts, after).to(model.device)
     elif answered:
         texts = [text + words for text, words in zip(texts, after, strict=True)]
     images = [[image for one in (*prompt.shots, prompt.query) for image in one.images] for prompt in prompts]
-    special = render.add_special_tokens(texts)
-    encoded = (
-        _with_pictures(processor, texts, images, special) if _sees(processor) else _words(processor, texts, special)
-    )
+    return Batch(parts(model, processor, texts, images, render.add_special_tokens(texts)), answers, answered)
+
+
+def parts(
+    model: Any, processor: Any, texts: list[str], images: list[list[Any]], special: bool
+) -> dict[str, torch.Tensor]:
+    """Inputs of these texts with the pictures in them; `special` adds the tokens that begin a text."""
+    sees = _sees(processor)
+    encoded = _with_pictures(processor, texts, images, special) if sees else _words(processor, texts, special)
     device, dtype = model.device, model.dtype
     tensors = {key: value for key, value in encoded.items() if isinstance(value, torch.Tensor)}
-    inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in tensors.items()}
-    return Batch(inputs, answers, answered)
+    return {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in tensors.items()}
+
+
+def tokens_of_answers(processor: Any, texts: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
+    """The tokens of answers after their prompts, (B, A), padded on the right with -100."""
+    tokenizer = tokenizer_of(processor)
+    return _pad([_tokens_after(tokenizer, *pair) for pair in zip(texts, answers, strict=True)])
 
 
 def _with_pictures(processor: Any, texts: list[str], images: list[list[Any]], special: bool) -> Any:

@@ -6,7 +6,26 @@ from ._helping import masks
 from .kept import Kept, pick
 from .layer import KeptLayer
 from .memory import Memory
+from .method import MemoryMethod, certificate, read
 from .pruning import prunable, prune
+from .reading import Divergence, answer_logits, divergence
 from .seen import Seen
+from .words import Words
 
-__all__ = ["Kept", "KeptLayer", "Memory", "Seen", "masks", "pick", "prunable", "prune"]
+__all__ = [
+    "Divergence",
+    "Kept",
+    "KeptLayer",
+    "Memory",
+    "MemoryMethod",
+    "Seen",
+    "Words",
+    "answer_logits",
+    "certificate",
+    "divergence",
+    "masks",
+    "pick",
+    "prunable",
+    "prune",
+    "read",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn, Self
 
@@ -13,6 +13,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..errors import InterventionError, MappingError
+from ..examples import Example
 from ._asking import placed, question_of
 from ._binding import bind, unbound
 from ._helping import masks, masks_of
@@ -198,6 +199,36 @@ class Memory:
         self._bound.pop("helper", None)
         if release is not None:
             release()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether some model takes this as `past_key_values`."""
+        return "release" in self._bound
+
+    def ask(
+        self,
+        model: Any,
+        processor: Any,
+        queries: Sequence[Example],
+        *,
+        template: str | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = 8,
+    ) -> list[str]:
+        """What the model writes for each query after this memory, greedily, without special tokens and outer spaces.
+
+        Args:
+            model: the one that this memory is of.
+            processor: its processor or tokenizer.
+            queries: what is asked; their answers are not looked at.
+            template: the one that the memory was made with; None for the processor's chat template or a plain one.
+            batch_size: queries in one forward.
+            max_new_tokens: written at most.
+        """
+        from .reading import ask
+
+        more = {"template": template, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        return ask(self, model, processor, queries, **more)  # type: ignore[arg-type]
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,85 @@
+"""How much the answers of demonstrations attend to each token of the part that they are shown after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.functional import avg_pool1d
+
+import steer
+from steer import ops, sites
+from steer.memory import Memory, Seen
+from steer_kernels import best
+
+
+class Observer:
+    """Reads attention in the forward in which questions and answers follow a memory.
+
+    Attributes:
+        scores: for each layer, fp32 (H_kv, n): the attention mass from the rows that predict answers to each key that
+            the memory holds, over all questions and the query heads of a group.
+    """
+
+    def __init__(self, memory: Memory, since: int, rows: torch.Tensor, before: bool) -> None:
+        """Args:
+        memory: what the questions follow.
+        since: the slot where the latest part begins.
+        rows: bool (B, T), the rows that observe.
+        before: what was kept before the latest part takes its share of the softmax.
+        """
+        self._memory, self._since, self._rows, self._before = memory, since, rows, before
+        self.scores: dict[int, torch.Tensor] = {}
+
+    def interventions(self) -> list[steer.Intervention]:
+        """One look at each layer that can be pruned; it keeps everything."""
+        return [steer.Intervention(sites.cache(sorted(self._memory.places)), ops.Keep(self._look), name="importance")]
+
+    def _look(self, seen: Seen) -> None:
+        visible = seen.visible()
+        if not self._before:
+            visible = visible & (seen.slots[:, :, None] >= self._since).repeat_interleave(
+                seen.query.shape[1] // seen.slots.shape[1] if seen.slots.shape[1] > 1 else 1, dim=1
+            )
+        score = best("token_scores", seen.query.device.type)
+        mass = score(seen.query, seen.key, seen.scaling, visible, rows=self._rows)
+        self.scores[seen.layer] = mass[..., : self._memory.kept(seen.layer).width].sum(0)
+
+
+def pooled(scores: torch.Tensor, kernel: int) -> torch.Tensor:
+    """The mean over `kernel` neighbours, zeros outside; (H_kv, n) to (H_kv, n)."""
+    return scores if kernel == 1 else avg_pool1d(scores[None], kernel, stride=1, padding=kernel // 2)[0]
+
+
+def fresh_columns(memory: Memory, layer: int, since: int) -> torch.Tensor:
+    """Which of a layer's columns belong to the latest part, bool (n,)."""
+    kept = memory.kept(layer)
+    return (kept.slots >= since).all(1).all(0)
+
+
+def special_tokens(processor: Any, memory: Memory, since: int, sinks: int) -> torch.Tensor:
+    """The slots of a part that are always kept: the sequence's first ones and special tokens other than pictures', (S,)."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    ids = torch.tensor(sorted(getattr(tokenizer, "all_special_ids", None) or [-1]), device=memory.tokens.device)
+    chosen = torch.isin(memory.tokens[0], ids) & ~memory.images[0]
+    chosen[:since] = False
+    chosen[: min(sinks, chosen.numel())] = True
+    return chosen
+
+
+def answer_slots(memory: Memory, since: int, answers: list[list[int]]) -> torch.Tensor:
+    """The slots of a part at which the demonstrations' answers stand, bool (S,), found one after the other."""
+    tokens = memory.tokens[0, since:].tolist()
+    chosen = torch.zeros(memory.length, dtype=torch.bool, device=memory.tokens.device)
+    at = 0
+    for answer in answers:
+        found = next((i for i in range(at, len(tokens)) if tokens[i : i + len(answer)] == answer), None)
+        if found is None:
+            continue
+        chosen[since + found : since + found + len(answer)] = True
+        at = found + len(answer)
+    return chosen
+
+
+Selection = Mapping[int, torch.Tensor]

@@ -1,0 +1,254 @@
+"""The greedy search for what each layer keeps of the latest part, from the last layer to the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steer import attach
+from steer.memory import Memory, masks
+from steer.memory.reading import answer_inputs
+from steer.prompts import Batch
+from steer.replaying import Replay
+from steer_kernels import best
+
+from ._importance import Observer, fresh_columns, pooled
+
+if TYPE_CHECKING:
+    from .emloc import EMLoC
+
+GRID = (0.1, 0.2, 0.5)
+"""The shares of a part that the published search tries."""
+ROUNDS = 6
+"""Bounds that are tried to meet a budget."""
+CLOSE = 0.05
+"""How near to a budget is near enough."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Tokens of the sequence with a right of their own, bool (S,), and the slot where the latest part begins."""
+
+    always: torch.Tensor
+    answers: torch.Tensor
+    since: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many of the latest part's tokens a layer may keep, in the mean."""
+
+    tokens: float
+
+
+@dataclass
+class Found:
+    """What each layer keeps, bool (B, H_kv, n), and what the search cost."""
+
+    keep: dict[int, torch.Tensor]
+    divergence: float
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+class Trials:
+    """Forwards over the part's questions and answers after a memory of which some layers are pruned."""
+
+    def __init__(self, method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits) -> None:
+        self.model, self.whole = model, whole
+        self.inputs, self.predicts = answer_inputs(model, whole, batch)
+        self.count, self.layers_run = 0, 0
+        self.depth = max(whole.places) + 1
+        rows = self.predicts if not method.padding_observes else torch.ones_like(self.predicts)
+        length = self.inputs["input_ids"].shape[1]
+        observing = torch.nn.functional.pad(rows, (length - rows.shape[1], 0))
+        observer = Observer(whole, limits.since, observing, method.memory_in_softmax)
+        self.replay = Replay(model)
+        with (
+            attach(model, observer.interventions(), prompt_length=whole.length + length, measure="none"),
+            self.replay.watch(),
+        ):
+            self.teacher = self._logits(whole)
+        self.scores = observer.scores
+        self.exact = self._replays()
+
+    def divergence(self, memory: Memory, layer: int) -> float:
+        """Mean divergence of the answers from those after the whole part; layers below `layer` are unpruned."""
+        self.count += 1
+        self.layers_run += self.depth - (layer if self.exact else 0)
+        if not self.exact or not layer:
+            logits = self._logits(memory)
+        else:
+            with self.replay.from_layer(layer):
+                logits = self._logits(memory, words_only=True)
+        return float(best("jsd", logits.device.type)(self.teacher, logits).mean())
+
+    def _logits(self, memory: Memory, words_only: bool = False) -> torch.Tensor:
+        inputs = self.inputs if not words_only else {k: v for k, v in self.inputs.items() if not _is_picture(k, v)}
+        with torch.no_grad(), masks(self.model):
+            cache = memory.cache(self.predicts.shape[0], self.model)
+            logits = self.model(**inputs, past_key_values=cache).logits[:, -self.predicts.shape[1] :]
+        return logits[self.predicts]
+
+    def _replays(self) -> bool:
+        """Whether this model can go on from a layer: some add pictures again further up."""
+        layers = sorted(self.whole.places)[1:]
+        for layer in {layers[0], layers[-1]} if layers else ():
+            with self.replay.from_layer(layer):
+                again = self._logits(self.whole, words_only=True)
+            if not torch.allclose(again, self.teacher, rtol=1e-4, atol=1e-4):
+                return False
+        return True
+
+
+def search(method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits, budget: Budget | None) -> Found:
+    """What to keep of the latest part: under the method's bound, or as near to a budget as bounds come."""
+    from steer._teacher_forcing import still
+
+    with still(model):
+        trials = Trials(method, model, whole, batch, limits)
+        choose = _Chooser(method, trials, limits)
+        if budget is None:
+            return _described(_greedy(method, trials, choose, method.max_divergence), trials)
+        return _described(_to_budget(method, trials, choose, budget), trials)
+
+
+def _described(found: Found, trials: Trials) -> Found:
+    found.spent = {
+        "divergence": found.divergence,
+        "trials": trials.count,
+        "forwards": round(trials.layers_run / trials.depth + 1, 2),
+    }
+    return found
+
+
+class _Chooser:
+    """The best tokens of a layer for a number of them, old ones always among them."""
+
+    def __init__(self, method: EMLoC, trials: Trials, limits: Limits) -> None:
+        self._method, self._limits, self.whole = method, limits, trials.whole
+        self._ranked: dict[int, torch.Tensor] = {}
+        self.fresh: dict[int, torch.Tensor] = {}
+        for layer, scores in trials.scores.items():
+            fresh = fresh_columns(self.whole, layer, limits.since)
+            self.fresh[layer] = fresh
+            self._ranked[layer] = pooled(scores[:, fresh], method.kernel_size)
+
+    def size(self, layer: int) -> int:
+        """How many tokens of the latest part a layer holds."""
+        return int(self._ranked[layer].shape[1])
+
+    def least(self, layer: int) -> int:
+        """The fewest that may be kept of them."""
+        return max(1, int(self._marked(layer, self._limits.always).sum()))
+
+    def __call__(self, layer: int, number: int) -> torch.Tensor:
+        """Keep the best `number`: bool (1, H_kv, n)."""
+        ranked = self._ranked[layer].clone()
+        if not self._method.per_head:
+            ranked = ranked.mean(0, keepdim=True).expand_as(ranked).clone()
+        always, answers = (self._marked(layer, m) for m in (self._limits.always, self._limits.answers))
+        share = self._method.answer_share
+        if share is None:
+            ranked[:, answers] += 100.0
+        else:
+            # only the best-scored answers are safe, so that they do not drive out what all queries attend to
+            safe = min(int(answers.sum()), int(share * number))
+            if safe:
+                among = ranked.masked_fill(~answers, -math.inf).topk(safe, dim=-1).indices
+                ranked.scatter_(1, among, ranked.gather(1, among) + 100.0)
+        ranked[:, always] = math.inf
+        # a stable sort: of two alike the earlier one is kept
+        chosen = ranked.sort(dim=-1, descending=True, stable=True).indices[:, :number]
+        kept = self.whole.kept(layer)
+        keep = (~self.fresh[layer]).expand(kept.heads, -1).clone()
+        part = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, chosen, True)
+        keep[:, self.fresh[layer]] = part
+        return keep[None]
+
+    def _marked(self, layer: int, slots: torch.Tensor) -> torch.Tensor:
+        where = self.whole.kept(layer).slots[0, 0, self.fresh[layer]]
+        return slots.to(where.device)[where]
+
+
+def _greedy(method: EMLoC, trials: Trials, choose: _Chooser, bound: float) -> Found:
+    memory, keep, reached = trials.whole, {}, 0.0
+    order = sorted(trials.whole.places, reverse=True)
+    for done, layer in enumerate(order, start=1):
+        allowed = bound * done / len(order) if method.schedule == "growing" else bound
+
+        def try_number(number: int, layer: int = layer, memory: Memory = memory) -> tuple[float, torch.Tensor]:
+            chosen = choose(layer, number)
+            return trials.divergence(memory.keep({layer: chosen}), layer), chosen
+
+        accepted = (_bisect if method.bisect else _first_of_grid)(choose, layer, allowed, try_number)
+        if accepted is not None:
+            reached, keep[layer] = accepted
+            memory = memory.keep({layer: keep[layer]})
+    return Found(keep, reached)
+
+
+Try = Callable[[int], tuple[float, torch.Tensor]]
+
+
+def _first_of_grid(choose: _Chooser, layer: int, allowed: float, attempt: Try) -> tuple[float, torch.Tensor] | None:
+    for share in GRID:
+        found = attempt(max(1, int(share * choose.size(layer))))
+        if found[0] <= allowed:
+            return found
+    return None
+
+
+def _bisect(choose: _Chooser, layer: int, allowed: float, attempt: Try) -> tuple[float, torch.Tensor] | None:
+    """The smallest number that holds the bound, to one part in 32; the accepted one was itself tried."""
+    low, high = choose.least(layer), choose.size(layer)
+    best_found = None
+    step = max(1, high // 32)
+    number = low
+    while low < high:
+        found = attempt(number)
+        if found[0] <= allowed:
+            best_found, high = found, number
+        else:
+            low = number + step
+        number = (low + high) // 2
+    return best_found
+
+
+def _to_budget(method: EMLoC, trials: Trials, choose: _Chooser, budget: Budget) -> Found:
+    """Bounds between very small and ln 2, halved on a logarithmic scale until what is kept fits the budget."""
+    low, high = math.log(1e-5), math.log(math.log(2))
+    best_found: Found | None = None
+    for _ in range(ROUNDS):
+        found = _greedy(method, trials, choose, math.exp((low + high) / 2))
+        kept = _mean_kept(found, choose)
+        if kept <= budget.tokens:
+            best_found, high = found, (low + high) / 2
+        else:
+            low = (low + high) / 2
+        if budget.tokens * (1 - CLOSE) <= kept <= budget.tokens:
+            return found
+    return best_found or _uniform(trials, choose, budget)
+
+
+def _mean_kept(found: Found, choose: _Chooser) -> float:
+    numbers = []
+    for layer, fresh in choose.fresh.items():
+        whole = float(fresh.sum())
+        chosen = found.keep.get(layer)
+        numbers.append(whole if chosen is None else float(chosen[0][:, fresh].sum(-1).float().mean()))
+    return sum(numbers) / len(numbers)
+
+
+def _uniform(trials: Trials, choose: _Chooser, budget: Budget) -> Found:
+    """The same number in every layer, where no bound gives so few."""
+    number = max(1, int(budget.tokens))
+    keep = {layer: choose(layer, min(number, choose.size(layer))) for layer in trials.whole.places}
+    return Found(keep, trials.divergence(trials.whole.keep(keep), min(keep)))
+
+
+def _is_picture(name: str, value: Any) -> bool:
+    return name.startswith("pixel_values")
