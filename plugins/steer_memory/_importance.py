@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -58,13 +57,15 @@ def fresh_columns(memory: Memory, layer: int, since: int) -> torch.Tensor:
     return (kept.slots >= since).all(1).all(0)
 
 
-def special_tokens(processor: Any, memory: Memory, since: int, sinks: int) -> torch.Tensor:
-    """The slots of a part that are always kept: the sequence's first ones and special tokens other than pictures', (S,)."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    ids = torch.tensor(sorted(getattr(tokenizer, "all_special_ids", None) or [-1]), device=memory.tokens.device)
-    chosen = torch.isin(memory.tokens[0], ids) & ~memory.images[0]
-    chosen[:since] = False
-    chosen[: min(sinks, chosen.numel())] = True
+def always_kept(processor: Any, memory: Memory, since: int, sinks: int, special: bool) -> torch.Tensor:
+    """The slots that a part never loses, bool (S,): the sequence's first, and special tokens that are no pictures."""
+    chosen = torch.zeros(memory.length, dtype=torch.bool, device=memory.tokens.device)
+    if special:
+        tokenizer = getattr(processor, "tokenizer", processor)
+        ids = torch.tensor(sorted(getattr(tokenizer, "all_special_ids", None) or [-1]), device=chosen.device)
+        chosen |= torch.isin(memory.tokens[0], ids) & ~memory.images[0]
+        chosen[:since] = False
+    chosen[:sinks] = True
     return chosen
 
 
@@ -80,6 +81,3 @@ def answer_slots(memory: Memory, since: int, answers: list[list[int]]) -> torch.
         chosen[since + found : since + found + len(answer)] = True
         at = found + len(answer)
     return chosen
-
-
-Selection = Mapping[int, torch.Tensor]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steer import attach
+from steer._teacher_forcing import still
 from steer.memory import Memory, masks
 from steer.memory.reading import answer_inputs
 from steer.prompts import Batch
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 GRID = (0.1, 0.2, 0.5)
 """The shares of a part that the published search tries."""
-ROUNDS = 6
-"""Bounds that are tried to meet a budget."""
-CLOSE = 0.05
-"""How near to a budget is near enough."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,6 @@ class Limits:
     always: torch.Tensor
     answers: torch.Tensor
     since: int
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How many of the latest part's tokens a layer may keep, in the mean."""
-
-    tokens: float
 
 
 @dataclass
@@ -104,16 +94,14 @@ class Trials:
         return True
 
 
-def search(method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits, budget: Budget | None) -> Found:
-    """What to keep of the latest part: under the method's bound, or as near to a budget as bounds come."""
-    from steer._teacher_forcing import still
-
+def search(method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits, budget: float | None) -> Found:
+    """What to keep of the latest part: under the method's bound, or so many tokens in every layer."""
     with still(model):
         trials = Trials(method, model, whole, batch, limits)
         choose = _Chooser(method, trials, limits)
         if budget is None:
-            return _described(_greedy(method, trials, choose, method.max_divergence), trials)
-        return _described(_to_budget(method, trials, choose, budget), trials)
+            return _described(_greedy(method, trials, choose), trials)
+        return _described(_evenly(trials, choose, budget), trials)
 
 
 def _described(found: Found, trials: Trials) -> Found:
@@ -174,79 +162,56 @@ class _Chooser:
         return slots.to(where.device)[where]
 
 
-def _greedy(method: EMLoC, trials: Trials, choose: _Chooser, bound: float) -> Found:
+def _greedy(method: EMLoC, trials: Trials, choose: _Chooser) -> Found:
     memory, keep, reached = trials.whole, {}, 0.0
-    order = sorted(trials.whole.places, reverse=True)
-    for done, layer in enumerate(order, start=1):
-        allowed = bound * done / len(order) if method.schedule == "growing" else bound
+    layers = sorted(trials.whole.places, reverse=True)
+    groups = [layers[i : i + method.group] for i in range(0, len(layers), method.group)]
+    for done, group in enumerate(groups, start=1):
+        bound = method.max_divergence
+        allowed = bound * done / len(groups) if method.schedule == "growing" else bound
 
-        def try_number(number: int, layer: int = layer, memory: Memory = memory) -> tuple[float, torch.Tensor]:
-            chosen = choose(layer, number)
-            return trials.divergence(memory.keep({layer: chosen}), layer), chosen
+        def attempt(number: int, group: list[int] = group, memory: Memory = memory) -> _Attempt:
+            chosen = {layer: choose(layer, number) for layer in group}
+            return trials.divergence(memory.keep(chosen), min(group)), chosen
 
-        accepted = (_bisect if method.bisect else _first_of_grid)(choose, layer, allowed, try_number)
+        look = _bisect if method.bisect else _first_of_grid
+        accepted = look(choose.least(group[0]), choose.size(group[0]), allowed, attempt)
         if accepted is not None:
-            reached, keep[layer] = accepted
-            memory = memory.keep({layer: keep[layer]})
+            reached, chosen = accepted
+            keep.update(chosen)
+            memory = memory.keep(chosen)
     return Found(keep, reached)
 
 
-Try = Callable[[int], tuple[float, torch.Tensor]]
+_Attempt = tuple[float, dict[int, torch.Tensor]]
 
 
-def _first_of_grid(choose: _Chooser, layer: int, allowed: float, attempt: Try) -> tuple[float, torch.Tensor] | None:
+def _first_of_grid(least: int, most: int, allowed: float, attempt: Callable[[int], _Attempt]) -> _Attempt | None:
     for share in GRID:
-        found = attempt(max(1, int(share * choose.size(layer))))
+        found = attempt(max(1, int(share * most)))
         if found[0] <= allowed:
             return found
     return None
 
 
-def _bisect(choose: _Chooser, layer: int, allowed: float, attempt: Try) -> tuple[float, torch.Tensor] | None:
+def _bisect(least: int, most: int, allowed: float, attempt: Callable[[int], _Attempt]) -> _Attempt | None:
     """The smallest number that holds the bound, to one part in 32; the accepted one was itself tried."""
-    low, high = choose.least(layer), choose.size(layer)
-    best_found = None
-    step = max(1, high // 32)
-    number = low
+    step, accepted = max(1, most // 32), None
+    number = low = least
+    high = most
     while low < high:
         found = attempt(number)
         if found[0] <= allowed:
-            best_found, high = found, number
+            accepted, high = found, number
         else:
             low = number + step
         number = (low + high) // 2
-    return best_found
+    return accepted
 
 
-def _to_budget(method: EMLoC, trials: Trials, choose: _Chooser, budget: Budget) -> Found:
-    """Bounds between very small and ln 2, halved on a logarithmic scale until what is kept fits the budget."""
-    low, high = math.log(1e-5), math.log(math.log(2))
-    best_found: Found | None = None
-    for _ in range(ROUNDS):
-        found = _greedy(method, trials, choose, math.exp((low + high) / 2))
-        kept = _mean_kept(found, choose)
-        if kept <= budget.tokens:
-            best_found, high = found, (low + high) / 2
-        else:
-            low = (low + high) / 2
-        if budget.tokens * (1 - CLOSE) <= kept <= budget.tokens:
-            return found
-    return best_found or _uniform(trials, choose, budget)
-
-
-def _mean_kept(found: Found, choose: _Chooser) -> float:
-    numbers = []
-    for layer, fresh in choose.fresh.items():
-        whole = float(fresh.sum())
-        chosen = found.keep.get(layer)
-        numbers.append(whole if chosen is None else float(chosen[0][:, fresh].sum(-1).float().mean()))
-    return sum(numbers) / len(numbers)
-
-
-def _uniform(trials: Trials, choose: _Chooser, budget: Budget) -> Found:
-    """The same number in every layer, where no bound gives so few."""
-    number = max(1, int(budget.tokens))
-    keep = {layer: choose(layer, min(number, choose.size(layer))) for layer in trials.whole.places}
+def _evenly(trials: Trials, choose: _Chooser, budget: float) -> Found:
+    """The same number in every layer."""
+    keep = {layer: choose(layer, min(max(1, round(budget)), choose.size(layer))) for layer in trials.whole.places}
     return Found(keep, trials.divergence(trials.whole.keep(keep), min(keep)))
 
 

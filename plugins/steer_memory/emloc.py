@@ -9,10 +9,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 import steer
+from steer._config import encode_config
 from steer.memory import Memory, MemoryMethod, Words
 
-from ._importance import answer_slots, special_tokens
-from ._search import Budget, Limits, search
+from ._importance import always_kept, answer_slots
+from ._search import Limits, search
+
+ATTEMPTS = 4
+"""Bounds for the parts that are tried until the whole memory holds its own."""
 
 
 @dataclass
@@ -28,16 +32,20 @@ class EMLoC(MemoryMethod):
 
     Attributes:
         max_divergence: mean Jensen-Shannon divergence, in nats, that the answers of a part may lose (delta).
-        budget: what may be kept in all, instead of a bound: see `unit`; None goes by `max_divergence`.
-        unit: of `budget`: "share" of the tokens, "tokens" a layer, or "bytes" of the whole memory.
+        budget: what is kept, the same in every layer, instead of a bound: see `unit`; None goes by `max_divergence`.
+        unit: of `budget`: "share" of the tokens, "tokens" a layer, or "bytes" of keys and values in all layers.
         kernel_size: neighbours over which scores are averaged; odd, 1 for none.
-        sinks: the sequence's first tokens and special tokens that are always kept; 0 keeps none, special ones neither.
+        sinks: how many of the sequence's first tokens are always kept.
+        special: special tokens that are no pictures are always kept.
         answer_share: how much of what a layer keeps may be answers' tokens, best first; None keeps all of them always.
         memory_in_softmax: earlier parts take their share of the attention that tokens are scored by.
         bisect: look for the smallest number that holds the bound; False tries 10, 20 and 50 % only.
         schedule: "growing" lets each layer spend its part of the bound; "constant" lets the first ones spend all.
         padding_observes: rows that are padding observe too, as published.
+        group: layers that are pruned in one step; more make the search shorter.
         per_head: each key-value head keeps its own tokens; False: one choice for a layer.
+        end_to_end: hold the bound for the whole memory, not for each part of it: compare with the whole context, and
+            build again with a smaller bound where it is not held. Holds the whole context's cache while building.
     """
 
     name: ClassVar[str] = "emloc"
@@ -49,12 +57,15 @@ class EMLoC(MemoryMethod):
     unit: Literal["share", "tokens", "bytes"] = "share"
     kernel_size: int = 1
     sinks: int = 4
+    special: bool = True
     answer_share: float | None = 0.5
     memory_in_softmax: bool = True
     bisect: bool = True
     schedule: Literal["growing", "constant"] = "growing"
     padding_observes: bool = False
+    group: int = 1
     per_head: bool = True
+    end_to_end: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.max_divergence <= 0.6932:
@@ -63,8 +74,10 @@ class EMLoC(MemoryMethod):
             raise steer.SteerError(f"kernel_size must be odd and at least 1, got {self.kernel_size}")
         if self.answer_share is not None and not 0 <= self.answer_share <= 1:
             raise steer.SteerError(f"answer_share must be between 0 and 1 or None, got {self.answer_share}")
-        if self.budget is not None and self.budget <= 0:
-            raise steer.SteerError(f"budget must be above 0 or None, got {self.budget}")
+        if self.budget is not None and (self.budget <= 0 or (self.unit == "share" and self.budget > 1)):
+            raise steer.SteerError(f"budget must be above 0 or None, and a share at most 1; got {self.budget}")
+        if self.group < 1:
+            raise steer.SteerError(f"group must be a number of layers >= 1, got {self.group}")
 
     @classmethod
     def published(cls, **changes: Any) -> Self:
@@ -72,6 +85,7 @@ class EMLoC(MemoryMethod):
         old: dict[str, Any] = {
             "kernel_size": 5,
             "sinks": 0,
+            "special": False,
             "answer_share": None,
             "memory_in_softmax": False,
             "bisect": False,
@@ -91,33 +105,51 @@ class EMLoC(MemoryMethod):
             "model.generate(**inputs, past_key_values=memory)"
         )
 
+    def build(self, model: Any, processor: Any, demonstrations: Sequence[steer.Example], **options: Any) -> Memory:
+        """As `MemoryMethod.build`; with `end_to_end`, as often as it takes to hold the bound from end to end."""
+        if not self.end_to_end or self.budget is not None:
+            return super().build(model, processor, demonstrations, **options)
+        aimed = self.max_divergence
+        for _ in range(ATTEMPTS):
+            once = replace(self, max_divergence=aimed, end_to_end=False)
+            memory = once.build(model, processor, demonstrations, **{**options, "certify": True})
+            reached = memory.info["certificate"]["calibration"]["mean"]
+            if reached <= self.max_divergence:
+                break
+            aimed *= min(0.5, 0.8 * self.max_divergence / reached)
+        return replace(memory, info={**memory.info, "config": encode_config(self), "aimed": aimed}).bind(model)
+
     def compress(
-        self, model: Any, before: Memory, inputs: Mapping[str, torch.Tensor], words: Words, shots: Sequence[Any]
+        self,
+        model: Any,
+        before: Memory,
+        inputs: Mapping[str, torch.Tensor],
+        words: Words,
+        shots: Sequence[Any],
+        total: int,
     ) -> Memory:
         """Read a part, score its tokens by its own answers, and keep what the bound or the budget allows."""
         whole = before.read(model, inputs)
         batch = words.questions(shots)
         answers = [] if batch.answers is None else [[t for t in row.tolist() if t >= 0] for row in batch.answers]
         limits = Limits(
-            always=special_tokens(words.processor, whole, before.length, self.sinks)
-            if self.sinks
-            else torch.zeros(whole.length, dtype=torch.bool, device=whole.tokens.device),
+            always=always_kept(words.processor, whole, before.length, self.sinks, self.special),
             answers=answer_slots(whole, before.length, answers),
             since=before.length,
         )
-        found = search(self, model, whole, batch, limits, self._budget(before, whole))
+        found = search(self, model, whole, batch, limits, self._budget(before, whole, total))
         steps = [*before.info.get("search", ()), found.spent]
         return replace(whole.keep(found.keep), info={**before.info, "search": steps})
 
-    def _budget(self, before: Memory, whole: Memory) -> Budget | None:
-        """The number of tokens a layer may keep of the latest part, in the mean."""
+    def _budget(self, before: Memory, whole: Memory, total: int) -> float | None:
+        """How many tokens a layer may keep of the latest part."""
         if self.budget is None:
             return None
         fresh = whole.length - before.length
         if self.unit == "share":
-            return Budget(self.budget * fresh)
+            return self.budget * fresh
         if self.unit == "tokens":
-            return Budget(self.budget)
+            return self.budget * fresh / total
         kept = [whole.kept(layer) for layer in whole.places]
         each = sum(k.keys.shape[1] * (k.keys.shape[-1] + k.values.shape[-1]) * k.keys.element_size() for k in kept)
-        return Budget(self.budget / each)
+        return self.budget / each * fresh / total

@@ -30,7 +30,13 @@ class MemoryMethod(Method):
 
     @abstractmethod
     def compress(
-        self, model: Any, before: Memory, inputs: Mapping[str, torch.Tensor], words: Words, shots: Sequence[Example]
+        self,
+        model: Any,
+        before: Memory,
+        inputs: Mapping[str, torch.Tensor],
+        words: Words,
+        shots: Sequence[Example],
+        total: int,
     ) -> Memory:
         """Read one more part and keep some of it; what was kept before stays.
 
@@ -40,6 +46,7 @@ class MemoryMethod(Method):
             inputs: of the part.
             words: how questions are written after it.
             shots: the demonstrations in the part.
+            total: how many tokens all parts have together.
         """
 
     def build(
@@ -73,9 +80,10 @@ class MemoryMethod(Method):
         words = Words(model, processor, template)
         memory = Memory.empty(model)
         parts = list(enumerate(words.context(demonstrations, chunk)))
+        total = sum(inputs["input_ids"].shape[1] for _, inputs in parts)
         for index, inputs in track(parts, f"{self.name}: reading", progress=progress):
             shots = demonstrations[index * chunk : (index + 1) * chunk]
-            memory = self.compress(model, memory, inputs, words, shots)
+            memory = self.compress(model, memory, inputs, words, shots, total)
         info = {
             **memory.info,
             "method": self.name,
