@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -229,6 +230,47 @@ class Memory:
 
         more = {"template": template, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         return ask(self, model, processor, queries, **more)  # type: ignore[arg-type]
+
+    def save(self, folder: str | os.PathLike[str], processor: Any = None) -> None:
+        """Write the memory to a folder, `steer_memory.safetensors` and `steer_memory.json`, while it is on its model.
+
+        Args:
+            folder: made if there is none; an interrupted save leaves what was there.
+            processor: what made the inputs, or its tokenizer; a digest of its vocabulary is kept for `load`.
+
+        Raises:
+            InterventionError: it is not bound, or a tensor or `info` cannot be saved. Nothing is written then.
+        """
+        from .files import save
+
+        save(self, folder, processor)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        model: nn.Module,
+        *,
+        device: torch.device | str | None = None,
+        processor: Any = None,
+    ) -> Memory:
+        """A saved memory, bound to its model. On the CPU its tensors are a map of the file: leave that where it is.
+
+        Where the model is in another dtype than the one that made it, it is cast, with a warning.
+
+        Args:
+            folder: what `save` was given.
+            model: the one that read it: its shapes, RoPE configuration and, in the same dtype, weights are compared.
+            device: where all of it goes; None: each layer to where the model's layer lives.
+            processor: what questions will be made with; its vocabulary is compared where one was saved.
+
+        Raises:
+            FileFormatError: a file is missing, truncated, damaged or hostile.
+            FingerprintError: the memory is of another model or tokenizer; the message names what differs.
+        """
+        from ._loading import load
+
+        return load(folder, model, device=device, processor=processor)
 
     @property
     def nbytes(self) -> int:
