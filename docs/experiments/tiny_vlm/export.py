@@ -12,7 +12,19 @@ from pathlib import Path
 import torch
 from model import build_processor
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration, LlavaProcessor
+
+
+def write_half(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
+    """Write model and processor; the weights take two bytes each."""
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    weights = out / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+    # the stored type is float16, yet arithmetic on a CPU is faster and padding is exact to 1e-4 in float32
+    config = json.loads((out / "config.json").read_text())
+    assert config["dtype"] == "float32", config["dtype"]
 
 
 def main() -> None:
@@ -22,14 +34,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = AutoModelForImageTextToText.from_pretrained(args.run, dtype=torch.float32)
-    model.save_pretrained(args.out)
-    build_processor().save_pretrained(args.out)
-    weights = args.out / "model.safetensors"
-    save_file({k: v.half() for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
-    # the stored type is float16, yet arithmetic on a CPU is faster and padding is exact to 1e-4 in float32
-    config = json.loads((args.out / "config.json").read_text())
-    assert config["dtype"] == "float32", config["dtype"]
+    write_half(model, build_processor(), args.out)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.3f} M parameters, {sum(f.stat().st_size for f in args.out.iterdir()) / 1e6:.2f} MB")
 
