@@ -8,9 +8,9 @@
 - Passkeys: the same model, a few codes among sentences that say nothing.
 
 The lists were written by eye, one clear answer each and no antonym in two pairs; verbs and countries are from
-vectors/words.py. Antonyms and countries were then cut, by eye again, to the common and better known ones, because on the
-longer lists (245 and 172) the model was right after 24 demonstrations in 0.48 and 0.40 of cases only. No word was kept
-or dropped for the model's answer to it.
+vectors/words.py. Antonyms and countries were then cut, by eye again, to the common and better known ones, because on
+the longer lists (245 and 172) the model was right after 24 demonstrations in 0.48 and 0.40 of cases only. No word was
+kept or dropped for the model's answer to it.
 
 Demonstrations and questions of one task and seed have no picture and no word in common.
 """
