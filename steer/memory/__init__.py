@@ -9,15 +9,18 @@ from .memory import Memory
 from .method import MemoryMethod, certificate, read
 from .pruning import prunable, prune
 from .reading import Divergence, answer_logits, divergence
+from .scorer import Chooser, Scorer
 from .seen import Seen
 from .words import Words
 
 __all__ = [
+    "Chooser",
     "Divergence",
     "Kept",
     "KeptLayer",
     "Memory",
     "MemoryMethod",
+    "Scorer",
     "Seen",
     "Words",
     "answer_logits",

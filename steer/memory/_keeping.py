@@ -15,7 +15,7 @@ from .._step import Place, RowChoice, Tally
 from ..ops import Keep
 from ._helping import STASH, Masks, cache_layer
 from .layer import KeptLayer
-from .pruning import kept_layer
+from .pruning import _lends, kept_layer
 from .seen import Seen
 
 
@@ -32,11 +32,13 @@ class Keeper:
     tally: Tally = field(default_factory=Tally)
     _recent: list[torch.Tensor] = field(default_factory=list)
     _chosen_at: int = 0
+    _before: int = 0
+    """The slot where what came after an earlier memory begins; the memory itself stays."""
 
     def __call__(self, module: nn.Module, call: Call) -> None:
         """Look at a call of the attention function whose keys are in the cache already."""
         found = cache_layer(module.__dict__.get(STASH), module)
-        if found is None or type(found[0][found[1]]) not in (DynamicLayer, KeptLayer):
+        if found is None or type(found[0][found[1]]) not in (DynamicLayer, KeptLayer) or _lends(module):
             return
         layers, index = found
         batch, _, length, _ = call.query.shape
@@ -68,10 +70,12 @@ class Keeper:
         shape = call.key.shape[:3]
         if isinstance(layer, KeptLayer):
             slots, valid = layer.slots(), layer.valid()
-            fresh = slots >= (layer.seen if self._first(frame) else 0)
         else:
             slots, valid = torch.arange(shape[2], device=call.key.device)[None, None], None
-            fresh = torch.ones_like(slots, dtype=torch.bool)
+        if frame.offset < frame.prompt_length:
+            self._before = layer.seen if isinstance(layer, KeptLayer) else 0
+        fresh = slots >= self._before
+        read = torch.full((shape[0],), end - self._before, device=slots.device)
         real = torch.ones(shape, dtype=torch.bool, device=call.key.device) if valid is None else valid
         queries = self._queries
         rows = torch.arange(end - queries.shape[2], end, device=call.key.device)
@@ -80,6 +84,7 @@ class Keeper:
             tokens = frame.padding[:, :end].to(call.key.device).bool()
             real = real & tokens[:, None].expand(-1, shape[1], -1).gather(2, slots.expand(shape))
             query_real = tokens[:, rows]
+            read = tokens[:, self._before :].sum(-1)
         return Seen(
             queries,
             call.key,
@@ -94,8 +99,5 @@ class Keeper:
             self.order,
             self.count,
             replace(frame, length=end, offset=0).image_rows if self.op.images else None,
+            read,
         )
-
-    def _first(self, frame: Frame) -> bool:
-        """Whether this is the forward in which the prompt ends: what was kept before it is a memory, and stays."""
-        return frame.offset < frame.prompt_length

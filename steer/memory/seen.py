@@ -25,6 +25,7 @@ class Seen:
         query_real: bool (B, W): the query is no padding.
         layer, place, layers: the layer's index, its place among those that choose, and how many those are.
         images: gives bool (B, S_seq), true at image tokens of the sequence; raises where none can be told.
+        read: what `total` gives, where some of those tokens are dropped already; None: all are here.
     """
 
     query: torch.Tensor
@@ -40,23 +41,59 @@ class Seen:
     place: int = 0
     layers: int = 1
     images: Callable[[], torch.Tensor] | None = None
+    read: torch.Tensor | None = None
+
+    @property
+    def total(self) -> torch.Tensor:
+        """How many real tokens came after the memory that was there before, dropped ones included, int64 (B,)."""
+        return (self.real & self.fresh).sum(-1).amax(1) if self.read is None else self.read
+
+    def oldest(self, count: int) -> torch.Tensor:
+        """The first `count` real keys of each row and head, bool (B, H_kv, S)."""
+        return self.real & (self.real.cumsum(-1) <= count)
+
+    def newest(self, count: int) -> torch.Tensor:
+        """The last `count` real keys of each row and head, bool (B, H_kv, S)."""
+        return self.real & (self.real.flip(-1).cumsum(-1).flip(-1) <= count)
+
+    def watchers(self) -> torch.Tensor:
+        """How many of the queries that are no padding see each key, int64 (B, H_kv, S)."""
+        later = self.query_real.flip(-1).cumsum(-1).flip(-1)
+        first = (self.slots - self.query_slots[0]).clamp(0, later.shape[-1] - 1).expand(self.real.shape)
+        return later[:, None].expand(*first.shape[:2], -1).gather(2, first) * self.real
 
     def visible(self, last: int | None = None) -> torch.Tensor:
-        """Which keys each of the last queries sees, bool (B, H, W, S): real ones up to itself."""
+        """Which keys each of the last queries sees, bool (B, 1 or H, W, S): real ones up to itself."""
         slots = self.query_slots if last is None else self.query_slots[-last:]
-        seen = (self.slots[:, :, None] <= slots[:, None]) & self.real[:, :, None]
-        return seen.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)
+        return self._sees(slots)
 
     def mass(self, last: int | None = None, reduce: str = "sum") -> torch.Tensor:
         """The attention that the last queries (all: None) give to each key, fp32 (B, H_kv, S), over a group's heads.
 
-        No (H, W, S) matrix is kept. Queries that are padding do not count.
+        No (H, W, S) matrix of attention is kept. Queries that are padding do not count: the last are the last real ones
+        of each row.
         """
-        rows = self.query.shape[2] if last is None else min(last, self.query.shape[2])
-        query, real = self.query[:, :, -rows:], self.query_real[:, -rows:]
-        return best("token_scores", query.device.type)(
-            query, self.key, self.scaling, self.visible(rows), reduce=reduce, rows=real
-        )
+        query, slots, real = self._latest(self.query.shape[2] if last is None else last)
+        score = best("token_scores", query.device.type)
+        made: torch.Tensor = score(query, self.key, self.scaling, self._sees(slots), reduce=reduce, rows=real)
+        return made
+
+    def _latest(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, H, w, d), their slots (w,) or (B, w), and which are real (B, w)."""
+        if count >= self.query.shape[2] or bool(self.query_real[:, -count:].all()):
+            return self.query[:, :, -count:], self.query_slots[-count:], self.query_real[:, -count:]
+        # padding stands at the end of some row: its last real queries end before it
+        place = torch.arange(self.query.shape[2], device=self.query.device)
+        rows = torch.where(self.query_real, place, place - place.numel()).topk(count, dim=-1).indices.flip(-1)
+        where = rows[:, None, :, None].expand(-1, self.query.shape[1], -1, self.query.shape[3])
+        return self.query.gather(2, where), self.query_slots[rows], self.query_real.gather(1, rows)
+
+    def _sees(self, slots: torch.Tensor) -> torch.Tensor:
+        # keys that stand at the same slots in all heads are seen alike by all
+        real = self.real[:, :1] if self.slots.shape[1] == 1 else self.real
+        seen = (self.slots[:, :, None] <= slots.view(-1, 1, slots.shape[-1], 1)) & real[:, :, None]
+        alike = seen.shape[1] == 1
+        return seen if alike else seen.repeat_interleave(self.query.shape[1] // seen.shape[1], dim=1)
 
     def image(self) -> torch.Tensor:
         """Which keys are image tokens, bool (B, H_kv, S).
