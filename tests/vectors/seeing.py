@@ -39,7 +39,9 @@ class FamilyProcessor:
     def __post_init__(self) -> None:
         self.tokenizer = word_tokenizer(padded=True)
 
-    def __call__(self, text, images=None, padding=False, padding_side="right", return_tensors=None) -> Inputs:
+    def __call__(
+        self, text, images=None, padding=False, padding_side="right", return_tensors=None, add_special_tokens=True
+    ) -> Inputs:
         rows = [self._expanded(self.tokenizer(words)["input_ids"]) for words in text]
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
