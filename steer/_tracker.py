@@ -109,9 +109,11 @@ class Tracker:
         offset = int(length_of()) if length_of is not None else 0
         frame = Frame(batch, length, hidden.device, offset)
         frame.padding = self._padding(given, frame, decoder)
-        frame.prompt_length = self._length_of_prompt(frame) if decoder else length
+        # a cache made of a memory says what it began with
+        start, image = getattr(cache, "steer_begins", (0, None))
+        frame.prompt_length = self._length_of_prompt(frame, start) if decoder else length
         if self.wants_images:
-            frame.image = self._image_rows(frame, decoder)
+            frame.image = self._image_rows(frame, decoder, start, image)
         self._frames[tower] = frame
 
     def _padding(self, given: dict[str, Any], frame: Frame, decoder: bool) -> torch.Tensor | None:
@@ -123,27 +125,29 @@ class Tracker:
                 return mask
         return None
 
-    def _length_of_prompt(self, frame: Frame) -> int:
+    def _length_of_prompt(self, frame: Frame, start: int) -> int:
         if self._given_length is not None:
             return self._given_length
         run = self._generating
         if run is None:
-            if frame.offset == 0:
-                self._prompt_length = frame.length
+            if frame.offset == start:
+                self._prompt_length = start + frame.length
         elif run.fresh:
             run.fresh = False
             # A cache that was filled before this call holds the prompt's beginning.
             self._prompt_length = run.length if run.length is not None else frame.offset + frame.length
         return self._prompt_length
 
-    def _image_rows(self, frame: Frame, decoder: bool) -> Any:
+    def _image_rows(self, frame: Frame, decoder: bool, start: int, before: torch.Tensor | None) -> Any:
         if decoder and self._has_encoder:
             return no_images
         here = self._image_here(frame)
         if not decoder:
             return no_images if here is None else here
-        if frame.offset == 0:
+        if frame.offset == start:
             self._image = here
+            if here is not None and before is not None:
+                self._image = torch.cat([before.to(here.device), here], dim=1)
         elif self._image is not None and self._image.shape[0] == frame.batch:
             if here is None:
                 here = torch.zeros(frame.batch, frame.length, dtype=torch.bool, device=frame.device)

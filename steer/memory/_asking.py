@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def question_of(memory: Memory, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
     """The inputs without what the memory holds, and the tokens that were taken off their front (None: nothing was).
 
-    Inputs that begin with the memory's own tokens are taken as the whole sequence, others as the question alone.
+    Inputs that begin with the memory's own tokens are taken as the whole sequence, others as the question alone. Whole
+    sequences may be padded in front of the context: then each row's question is what comes after its own.
 
     Raises:
         InterventionError: there are no token ids, the question is empty, or it cannot be told which pictures are new.
@@ -28,23 +29,53 @@ def question_of(memory: Memory, inputs: Mapping[str, Any]) -> tuple[dict[str, An
         raise InterventionError(
             "a model with a memory needs `input_ids` (B, S), of the question or of the whole sequence"
         )
-    if not memory.length or ids.shape[1] < memory.length:
+    if not ids.shape[1]:
+        raise InterventionError("the question is empty: one token or more is needed after a memory")
+    lengths = _new_tokens(memory, ids, given.get("attention_mask"))
+    if lengths is None:
         return given, None
-    before = memory.rows(ids.shape[0]).tokens.to(ids.device)
-    if not torch.equal(ids[:, : memory.length], before):
-        return given, None
-    if ids.shape[1] == memory.length:
+    if not bool((lengths > 0).all()):
         raise InterventionError(
             "there is nothing after the memory's own tokens: a question of one token or more is needed"
         )
-    return {name: _cut(memory, name, value, ids.shape) for name, value in given.items()}, before
+    longest = int(lengths.max())
+    cut = ids.shape[1] - longest
+    made = {name: _cut(memory, name, value, ids.shape, cut) for name, value in given.items()}
+    if int(lengths.min()) < longest:
+        # what of a row's context stands beside another row's question
+        context = torch.arange(longest, device=ids.device) < longest - lengths[:, None]
+        made["attention_mask"] = made["attention_mask"].masked_fill(context, 0)
+    return made, ids[:, :cut]
 
 
-def _cut(memory: Memory, name: str, value: Any, shape: torch.Size) -> Any:
+def _new_tokens(memory: Memory, ids: torch.Tensor, mask: Any) -> torch.Tensor | None:
+    """How many columns at each row's end come after the memory's own tokens, int64 (B,), or None if it lacks those."""
+    length, batch = memory.length, ids.shape[0]
+    if not length or ids.shape[1] < length:
+        return None
+    held = memory.rows(batch)
+    tokens, real = held.tokens.to(ids.device), held.mask.to(ids.device)
+    if torch.equal(ids[:, :length], tokens):
+        return torch.full((batch,), ids.shape[1] - length, device=ids.device)
+    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape or not bool((mask == 0).any()):
+        return None
+    lengths = []
+    for row in range(batch):
+        here = mask[row].nonzero()[:, 0]
+        own = tokens[row][real[row]]
+        if not torch.equal(ids[row, here[: own.numel()]], own):
+            return None
+        lengths.append(ids.shape[1] - int(here[own.numel()]) if here.numel() > own.numel() else 0)
+    return torch.tensor(lengths, device=ids.device)
+
+
+def _cut(memory: Memory, name: str, value: Any, shape: torch.Size, cut: int) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     if value.shape[:2] == shape:
-        return value[:, memory.length :]
+        return value[:, cut:]
+    if name == "position_ids" and value.shape[-1] == shape[1]:
+        return value[..., cut:]
     held = memory.shapes.get(name)
     if held is None or value.ndim != len(held):
         return value
@@ -73,10 +104,20 @@ def placed(model: Any, memory: Memory, question: Mapping[str, Any], generating: 
         places = _in_axes(model, inner, held, {**inputs, "attention_mask": own})
         if places is not None:
             inputs["position_ids"] = places
+        if generating:
+            inputs |= _as_long_as_the_mask(inputs)
     elif not generating and "position_ids" in inspect.signature(model.forward).parameters:
         whole = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp_min(0)
         inputs["position_ids"] = whole[:, -ids.shape[1] :]
     return inputs
+
+
+def _as_long_as_the_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`generate` takes slices of these by slot where it reads a prompt in chunks, and from the end elsewhere."""
+    total = inputs["attention_mask"].shape[1]
+    names = ("position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+    here = {name: inputs[name] for name in names if isinstance(inputs.get(name), torch.Tensor)}
+    return {name: torch.nn.functional.pad(value, (total - value.shape[-1], 0)) for name, value in here.items()}
 
 
 def _in_axes(model: Any, inner: Any, held: Any, inputs: dict[str, Any]) -> torch.Tensor | None:

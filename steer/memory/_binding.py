@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,20 +27,23 @@ def bind(memory: Memory, model: nn.Module) -> Callable[[], None]:
     helper = masks_of(model)
     helper.begin(model, map_of(model))
     names = list(inspect.signature(model.forward).parameters)
+    options = list(inspect.signature(model.generate).parameters) if hasattr(model, "generate") else []  # type: ignore[arg-type]
 
     def around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Turn:
         own = held()
-        if own is None or kwargs.get("past_key_values") is not own:
+        if own is None or not any(kwargs.get(name) is own for name in CACHES):
             return Turn(args, kwargs)
-        if args:
-            kwargs = {"inputs": args[0], **kwargs}
+        kwargs = dict(zip(options, args, strict=False)) | kwargs
         ids = kwargs.pop("inputs", None)
         if ids is not None:
-            kwargs = {**kwargs, "input_ids": ids}
+            kwargs["input_ids"] = ids
         question, before = question_of(own, kwargs)
         made = placed(model, own, question, generating=True)
-        made["past_key_values"] = own.cache(made["input_ids"].shape[0] * _copies(model, kwargs))
-        return Turn((), made, result=lambda out: _whole(out, before))
+        if _asked(model, kwargs, "assistant_model") or _asked(model, kwargs, "prompt_lookup_num_tokens"):
+            _no_padding(made["attention_mask"])
+        made["past_key_values"] = own.cache(made["input_ids"].shape[0] * _copies(model, kwargs), model)
+        unset = {name: None for name, value in kwargs.items() if value is None}
+        return Turn((), {**unset, **_shorter(made, before)}, result=lambda out: _whole(out, before))
 
     def before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(names, args, strict=False)) | kwargs
@@ -49,7 +52,7 @@ def bind(memory: Memory, model: nn.Module) -> Callable[[], None]:
             return None
         question, _ = question_of(own, given)
         made = placed(model, own, question, generating=False)
-        made["past_key_values"] = own.cache(made["input_ids"].shape[0])
+        made["past_key_values"] = own.cache(made["input_ids"].shape[0], model)
         return (), made
 
     undo = [
@@ -71,11 +74,32 @@ class _Release:
             self._undo.pop()()
 
 
-def _copies(model: Any, kwargs: dict[str, Any]) -> int:
+def _asked(model: Any, kwargs: Mapping[str, Any], name: str) -> Any:
+    """What `generate` takes for an option: the call's, its configuration's, or the model's."""
+    sources = (kwargs.get("generation_config"), getattr(model, "generation_config", None))
+    found = (kwargs.get(name), *(getattr(source, name, None) for source in sources))
+    return next((value for value in found if value is not None), None)
+
+
+def _copies(model: Any, kwargs: Mapping[str, Any]) -> int:
     """How many rows `generate` makes of each: beams or samples."""
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-    asked = (kwargs.get(n) or getattr(config, n, None) or 1 for n in ("num_beams", "num_return_sequences"))
-    return max(asked)
+    return max(_asked(model, kwargs, name) or 1 for name in ("num_beams", "num_return_sequences"))
+
+
+def _no_padding(mask: torch.Tensor) -> None:
+    if not bool(mask.bool().all()):
+        raise InterventionError(
+            "guesses (an assistant model, prompt lookup) after a memory need a question and a memory without padding: "
+            "transformers cuts a mask that is longer than the question"
+        )
+
+
+def _shorter(kwargs: dict[str, Any], before: torch.Tensor | None) -> dict[str, Any]:
+    """Lengths were meant for the whole sequence, and `generate` sees what is left of it."""
+    if before is None:
+        return kwargs
+    taken = {n: kwargs[n] - before.shape[1] for n in ("max_length", "min_length") if kwargs.get(n) is not None}
+    return {**kwargs, **{name: max(length, 0) for name, length in taken.items()}}
 
 
 def _whole(out: Any, before: torch.Tensor | None) -> Any:

@@ -71,6 +71,10 @@ class Kept:
         """`valid` for these rows of the batch."""
         return self.valid if rows is None or self.valid is None else self.valid[rows]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Kept:
+        # nobody writes to it, so a copied cache shares it
+        return self
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Kept:
         """The same on another device or in another dtype."""
         index, valid = (None if t is None else t.to(device) for t in (self.index, self.valid))

@@ -47,10 +47,11 @@ class KeptLayer(DynamicLayer):
     ) -> None:
         super().__init__()
         self.kept, self.seen, self.helper, self.alike, self.rows = kept, seen, helper, alike, rows
-        # what a batch goes on from; the appended part begins with no token
-        keys, values = kept.dense(rows)
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values = keys[:, :, :0], values[:, :, :0]
+        # the appended part begins with no token; a slice of the kept part would keep all of that alive
+        batch = kept.batch if rows is None else rows.shape[0]
+        self.dtype, self.device = kept.keys.dtype, kept.keys.device
+        self.keys = kept.keys.new_empty(batch, kept.heads, 0, kept.keys.shape[-1])
+        self.values = kept.values.new_empty(batch, kept.heads, 0, kept.values.shape[-1])
         self.is_initialized = True
 
     def fork(self, helper: Helper | None, alike: bool) -> KeptLayer:
@@ -148,7 +149,7 @@ class KeptLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Forget what was appended."""
-        self.keys, self.values = self.keys[:, :, :0], self.values[:, :, :0]
+        self.keys, self.values = (x.new_empty(*x.shape[:2], 0, x.shape[-1]) for x in (self.keys, self.values))
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Follow the beams."""

@@ -6,7 +6,7 @@ import copy
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
@@ -92,11 +92,13 @@ class Memory:
         """
         from .._teacher_forcing import keep_logits
 
+        before = getattr(getattr(model, "model", model), "rope_deltas", None)
         with torch.no_grad(), masks(model):
             question, _ = question_of(self, inputs)
-            here = placed(model, self, question, generating=False) if self.length else dict(question)
+            own = question.get("attention_mask")
+            padded = own is not None and not bool(own.bool().all())
+            here = placed(model, self, question, generating=False) if self.length or padded else dict(question)
             cache = self.cache(here["input_ids"].shape[0], model)
-            before = getattr(getattr(model, "model", model), "rope_deltas", None)
             model(**here, past_key_values=cache, use_cache=True, **{**keep_logits(model, 1), **options})
             deltas = _take_deltas(model, before, here["input_ids"].shape[0])
         return self._grown(model, cache, question, deltas)
@@ -160,7 +162,7 @@ class Memory:
         if not self.layers and model is not None:
             config: Any = model.config
             return DynamicCache(config=config.get_text_config(decoder=True))
-        made = DynamicCache()
+        made: Any = DynamicCache()
         made.layer_class_to_replicate = None
         alike = self._alike()
         repeats = 1 if batch is None else self._repeats(batch)
@@ -169,6 +171,7 @@ class Memory:
             if repeats > 1:
                 _repeat(here, repeats, self.tokens.shape[0])
             made.layers.append(here)
+        made.steer_begins = (self.length, self.images.repeat_interleave(repeats, 0))
         return made
 
     def rows(self, batch: int) -> Rows:
@@ -302,10 +305,22 @@ class Memory:
 
     def _alike(self) -> bool:
         kept = [layer for layer in self.layers if isinstance(layer, Kept)]
-        return bool(self.mask.all()) and all(k.valid is None and k.width == kept[0].width for k in kept)
+        widths = {k.width for k in kept}
+        if len(kept) < len(self.layers):
+            # one mask is made for them and for layers that were left whole
+            widths |= {self.length}
+        return bool(self.mask.all()) and len(widths) == 1 and all(k.valid is None for k in kept)
 
     def _images(self, batch: int) -> torch.Tensor:
         return self.images.repeat_interleave(self._repeats(batch), 0)
+
+
+def _refuse(memory: Memory, name: str, value: Any) -> NoReturn:
+    raise unbound("generate") if name.startswith("_is_") else FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+# `generate` marks a cache that it was given: the first thing that it does to a memory that no model takes
+Memory.__setattr__ = _refuse  # type: ignore[method-assign, assignment]
 
 
 def _kept(layer: Any, mask: torch.Tensor) -> Kept:
@@ -329,10 +344,8 @@ def _copied(layer: Any) -> Any:
 
 
 def _repeat(layer: Any, repeats: int, batch: int) -> None:
-    if hasattr(layer, "batch_repeat_interleave"):
-        layer.batch_repeat_interleave(repeats)
-    else:
-        layer.reorder_cache(torch.arange(batch).repeat_interleave(repeats))
+    # layers with a recurrent state beside their keys repeat only the keys by `batch_repeat_interleave`
+    layer.reorder_cache(torch.arange(batch).repeat_interleave(repeats))
 
 
 def _nbytes(layer: Any) -> int:
