@@ -53,11 +53,12 @@ def load_vlm(folder: str | Path | None = None) -> tuple[Any, Any]:
     """tiny-vlm in eval mode and float32 on the CPU, no weight trainable, and its processor.
 
     Args:
-        folder: other weights than the shipped ones, as tiny_vlm/long.py writes them.
+        folder: None for the weights that tiny_vlm/long.py made (in tiny-vlm-long/, trained with up to 129 pictures);
+            zoo.folder("tiny-vlm") for the shipped ones.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    path = folder or zoo.folder("tiny-vlm")
+    path = folder or HERE / "tiny-vlm-long"
     model = AutoModelForImageTextToText.from_pretrained(path, dtype="float32", local_files_only=True)
     return model.eval().requires_grad_(False), AutoProcessor.from_pretrained(path, local_files_only=True)
 
