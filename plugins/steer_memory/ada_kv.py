@@ -11,6 +11,7 @@ import steer
 from steer.errors import InterventionError
 from steer.memory import Scorer, Seen
 from steer.memory.scorer import places
+from steer.registry import method_class
 
 
 @dataclass
@@ -45,12 +46,12 @@ class AdaKV(Scorer):
         taken = sorted({*own, "layers", "per_head"} & set(self.options))
         if taken:
             raise InterventionError(f"{', '.join(taken)} of method {self.name!r} are its own fields, not `options`")
-        inner = steer.create(self.scorer, **own, **self.options)
-        if not isinstance(inner, Scorer) or isinstance(inner, AdaKV):
+        cls = method_class(self.scorer)
+        if not issubclass(cls, Scorer) or issubclass(cls, AdaKV):
             raise InterventionError(
                 f"method {self.name!r} needs the name of a scorer, such as 'snapkv'; got {self.scorer!r}"
             )
-        self._inner = inner
+        self._inner: Any = steer.create(self.scorer, **own, **self.options)
 
     def score(self, seen: Seen) -> torch.Tensor:
         """The scorer's."""

@@ -44,7 +44,7 @@ class FastV(Chooser):
             raise InterventionError(f"start is the first layer that drops tokens, 0 or more; got {self.start!r}")
 
     def choose(self, seen: Seen) -> torch.Tensor | None:
-        """Everything but the image tokens that were ranked last, bool (B, H_kv, S), or None before `start`."""
+        """Everything but the image tokens that were ranked last, bool (B, H_kv, S); None before `start`."""
         layer, going = self._at
         if going is None or seen.layer <= max(layer, self.start - 1):
             going = self._going(seen)
@@ -52,7 +52,8 @@ class FastV(Chooser):
         if seen.layer < self.start:
             return None
         slots = seen.slots.expand(seen.real.shape)
-        return seen.real & ~(going[:, None].expand(-1, slots.shape[1], -1).gather(2, slots) & seen.fresh)
+        dropped = going[:, None].expand(-1, slots.shape[1], -1).gather(2, slots) & seen.real & seen.fresh
+        return seen.real & ~dropped if bool(dropped.any()) else None
 
     def _going(self, seen: Seen) -> torch.Tensor:
         """Which slots of the sequence hold an image token that is dropped, bool (B, S_seq)."""

@@ -67,28 +67,32 @@ class Keeper:
 
     def _seen(self, layer: Any, frame: Frame, call: Call) -> Seen:
         end = frame.offset + frame.length
-        shape = call.key.shape[:3]
+        key, value = call.key, call.value
+        if isinstance(layer, KeptLayer) and layer.kept.width + layer.appended != key.shape[2]:
+            # another choice was made in this forward, and this one is among what is left
+            key, value = layer.whole()
+        shape = key.shape[:3]
         if isinstance(layer, KeptLayer):
             slots, valid = layer.slots(), layer.valid()
         else:
-            slots, valid = torch.arange(shape[2], device=call.key.device)[None, None], None
+            slots, valid = torch.arange(shape[2], device=key.device)[None, None], None
         if frame.offset < frame.prompt_length:
-            self._before = layer.seen if isinstance(layer, KeptLayer) else 0
+            self._before = min(layer.seen, frame.offset) if isinstance(layer, KeptLayer) else 0
         fresh = slots >= self._before
         read = torch.full((shape[0],), end - self._before, device=slots.device)
-        real = torch.ones(shape, dtype=torch.bool, device=call.key.device) if valid is None else valid
+        real = torch.ones(shape, dtype=torch.bool, device=key.device) if valid is None else valid
         queries = self._queries
-        rows = torch.arange(end - queries.shape[2], end, device=call.key.device)
-        query_real = torch.ones(shape[0], rows.numel(), dtype=torch.bool, device=call.key.device)
+        rows = torch.arange(end - queries.shape[2], end, device=key.device)
+        query_real = torch.ones(shape[0], rows.numel(), dtype=torch.bool, device=key.device)
         if frame.padding is not None:
-            tokens = frame.padding[:, :end].to(call.key.device).bool()
+            tokens = frame.padding[:, :end].to(key.device).bool()
             real = real & tokens[:, None].expand(-1, shape[1], -1).gather(2, slots.expand(shape))
             query_real = tokens[:, rows]
             read = tokens[:, self._before :].sum(-1)
         return Seen(
             queries,
-            call.key,
-            call.value,
+            key,
+            value,
             call.scaling,
             slots,
             real,

@@ -87,7 +87,7 @@ class Chooser(MemoryMethod):
         if not found:
             raise MappingError(
                 f"method {self.name!r} chooses by queries and keys, and no layer of {model_map.model_class}'s text "
-                "tower is a softmax attention in transformers' registry; its cache can be pruned with steer.memory.prune"
+                "tower is a softmax attention in transformers' registry; prune its cache with steer.memory.prune"
             )
         return found
 
