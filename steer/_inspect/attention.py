@@ -139,8 +139,8 @@ def _outside(path: str, outer: nn.Module, block: Block, enters: int) -> str | No
 def _projection(path: str, module: nn.Module, call: Call, index: int, heads: int, width: int) -> Projection | None:
     """The linear layer that makes q, k or v, where it is one layer; a layer shared with others is fused."""
     names = [name for name in call.sources[index] if name not in ("own", "states", "attended", "probabilities")]
-    if len(names) != 1:
-        return None
+    if len(names) != 1 or names[0] not in dict(module.named_modules()):
+        return None  # several layers, or one of another module, whose keys this one shares
     sizes = linear_sizes(module.get_submodule(names[0]))
     if sizes is None or sizes[1] == heads * width:
         return Projection(f"{path}.{names[0]}") if sizes else None

@@ -69,13 +69,21 @@ def _hide(mask: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
 def _of_padding(mask: torch.Tensor | None, slots: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor | None:
     if mask is None and valid is None:
         return None
-    if mask is None or valid is not None or slots.shape[1] != 1:
+    if not _alike(slots) or not (valid is None or _alike(valid)):
         raise InterventionError(
             "this attention function takes padding but no mask per head, and the heads kept different tokens; "
             'use attn_implementation="sdpa", leave the padding out, or keep the same tokens in all heads of a layer'
         )
+    if mask is None:
+        assert valid is not None
+        return valid[:, 0]
     taken: torch.Tensor = mask.gather(-1, slots[:, 0].expand(mask.shape[0], -1))
-    return taken
+    return taken if valid is None else torch.where(valid[:, 0], taken, 0)
+
+
+def _alike(x: torch.Tensor) -> bool:
+    """Whether all heads of (B, H, n) have the same."""
+    return x.shape[1] == 1 or bool((x == x[:, :1]).all())
 
 
 def _of_blocks(mask: Any, slots: torch.Tensor, valid: torch.Tensor | None, heads: int) -> Any:

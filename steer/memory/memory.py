@@ -306,7 +306,7 @@ class Memory:
     def _alike(self) -> bool:
         kept = [layer for layer in self.layers if isinstance(layer, Kept)]
         widths = {k.width for k in kept}
-        if len(kept) < len(self.layers):
+        if any(isinstance(layer, DynamicLayer) and not layer.is_sliding for layer in self.layers):
             # one mask is made for them and for layers that were left whole
             widths |= {self.length}
         return bool(self.mask.all()) and len(widths) == 1 and all(k.valid is None for k in kept)
