@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steer_memory._importance import Observer, always_kept, answer_slots, pooled
-from steer_memory._search import Limits, Trials, _bisect, _Chooser
-from steer_memory.emloc import EMLoC
 
 import steer
 from steer import memory, zoo
 from steer.memory import Memory, Words, answer_logits
 from steer.memory.method import batches
 from steer.memory.reading import answer_inputs
+from steer_memory._importance import Observer, always_kept, answer_slots, pooled
+from steer_memory._search import Limits, Trials, _bisect, _Chooser
+from steer_memory.emloc import EMLoC
 from tests.engine.helpers import tiny_llama, tokens
 from tests.vectors.seeing import seeing
 
@@ -162,7 +162,7 @@ def test_memory_takes_part_in_the_softmax_only_when_told(vlm, shots) -> None:
 
 
 def test_padding_observes_only_as_published(vlm) -> None:
-    """Answers of unequal length: the published rows hold padding, ours do not, and a lone demonstration sees no change."""
+    """Answers of unequal length: the published rows hold padding, ours are what each demonstration gives alone."""
     model, processor = vlm
     words = Words(model, processor)
     shots = [
