@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
 from ..errors import PluginError, SteerError
-from . import check, demo, eval, fit, fold, generate, inspect, methods
+from . import check, demo, eval, fit, fold, generate, inspect, memory, methods
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for module in (inspect, check, methods, demo, fit, generate, eval, fold):
         app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.add_typer(memory.app, name="memory")
     for name, source in sources(manager()).items():
         _add_plugin_commands(app, name, source)
     return app

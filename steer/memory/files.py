@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 JSON_NAME = "steer_memory.json"
 TENSORS_NAME = "steer_memory.safetensors"
+FILE_NAMES = (JSON_NAME, TENSORS_NAME)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,13 @@ def test_no_hook_is_documented_that_does_not_exist():
     assert written <= set(vars(hookspecs))
 
 
-COMMANDS = typer.main.get_command(build_app()).commands
+def leaves(group: object, before: str = "") -> Iterator[tuple[str, object]]:
+    """Every command under the name a user writes, those of a group after the group's."""
+    for name, command in group.commands.items():
+        yield from leaves(command, f"{before}{name} ") if hasattr(command, "commands") else [(before + name, command)]
+
+
+COMMANDS = dict(leaves(typer.main.get_command(build_app())))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

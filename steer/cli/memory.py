@@ -1,0 +1,177 @@
+"""`steer memory`: demonstrations read once, pruned, and kept in a folder to be asked again and again."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SteerError, unknown_name
+from ._data import examples
+from ._model import Device, Dtype, load
+from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+
+if TYPE_CHECKING:
+    from ..examples import Example
+    from ..memory import MemoryMethod
+
+app = typer.Typer(no_args_is_help=True, help="Read demonstrations once, keep some of them, and ask again and again.")
+
+Folder = Annotated[Path, typer.Argument(help="A saved memory's folder.")]
+Model = Annotated[str, typer.Argument(help="Zoo name (tiny-vlm), folder or hub id.")]
+
+
+@app.command()
+def build(
+    model: Model,
+    data: Annotated[str, typer.Option(help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
+    out: Annotated[Path, typer.Option(help="The folder to save the memory in.")],
+    method: Annotated[str, typer.Option(help="A method that makes memories; `steer methods` lists all.")] = "emloc",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: a field of the method; repeatable.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Demonstrations that are read at a time.")] = 4,
+    probes: Annotated[int, typer.Option(min=0, help="Examples held out of --data for the certificate.")] = 0,
+    template: Annotated[str | None, typer.Option(help="How an example is written; else the model's own way.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is held out, and of the zoo's pictures.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many examples of --data at most.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: AsJson = False,
+) -> None:
+    """Read demonstrations, keep some of their keys and values, and save them with a certificate."""
+    from ..memory.files import read
+    from ._memory import summary
+
+    quiet_in_a_pipe()
+    if out.exists() and not out.is_dir():
+        raise SteerError(f"{out} is a file; --out is the folder to save the memory in")
+    made = _method(method, set_ or [])
+    taken = {"source": data, "seed": seed, "limit": limit, "probes": probes}
+    shown, held = _demonstrations(data, seed, limit, probes)
+    loaded, processor = load(model, device, dtype)
+    start = time.perf_counter()
+    memory = made.build(loaded, processor, shown, chunk=chunk, template=template, probes=held, progress=not json)
+    seconds = time.perf_counter() - start
+    memory = replace(memory, info={**memory.info, "data": taken}).bind(loaded)
+    memory.save(out, processor)
+    saved = read(out)
+    if json:
+        print_json({**summary(saved), "seconds": round(seconds, 3), "out": str(out.absolute())})
+        return
+    _print(saved)
+    print(f"read {len(shown)} demonstrations in {seconds:.1f} s; saved: {out.absolute()}")
+
+
+@app.command()
+def show(
+    folder: Folder,
+    png: Annotated[Path | None, typer.Option(help="A picture to write: layers by tokens, what was kept.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What it was built of: with --png also the patches of its pictures.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """What a saved memory kept in each layer, and what its certificate says. Needs no model."""
+    from ..memory.files import read
+    from ._memory import summary
+
+    saved = read(folder)
+    if data is not None and png is None:
+        raise SteerError("--data is for the picture: give --png FILE too")
+    if png is not None:
+        from ..memory.pictures import draw
+
+        pictures = [] if data is None else [image for one in _read_by(saved, data) for image in one.images]
+        tensors = saved.tensors
+        if not png.absolute().parent.is_dir():
+            raise SteerError(f"there is no folder {png.absolute().parent} to write {png.name} into")
+        draw(saved.layers(), tensors["images"], tensors["mask"], png, pictures)
+    if json:
+        print_json(summary(saved))
+    else:
+        _print(saved)
+        if png is not None:
+            print(f"picture: {png.absolute()}")
+
+
+@app.command()
+def ask(
+    folder: Folder,
+    model: Model,
+    question: Annotated[str, typer.Argument(help="The user's words.")],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture's file; may be given several times.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: AsJson = False,
+) -> None:
+    """Answer a question after what a memory has read."""
+    from ..examples import Example
+    from ..memory import Memory
+    from .generate import _open
+
+    quiet_in_a_pipe()
+    pictures = tuple(_open(path) for path in image or ())
+    loaded, processor = load(model, device, dtype)
+    memory = Memory.load(folder, loaded, processor=processor)
+    query = Example(question, images=pictures)
+    template = memory.info.get("template")
+    answer = memory.ask(loaded, processor, [query], template=template, max_new_tokens=max_new_tokens)[0]
+    if json:
+        print_json({"memory": str(folder.absolute()), "model": model, "question": question, "answer": answer})
+    else:
+        print(answer)
+
+
+def _method(name: str, pairs: list[str]) -> MemoryMethod:
+    """The method, with its fields set.
+
+    Raises:
+        SteerError: it does not exist, or makes no memories.
+    """
+    from ..memory import MemoryMethod
+    from ..registry import create, method_class, methods
+    from ._settings import config_hints, parse
+
+    cls = method_class(name)
+    if not issubclass(cls, MemoryMethod):
+        able = [one for one in methods() if issubclass(method_class(one), MemoryMethod)]
+        raise unknown_name("method that makes memories", name, able, f"{name!r} is fitted: `steer fit {name}`")
+    made = create(name, **parse(pairs, config_hints(cls), "--set", f"field of method {name!r}"))
+    assert isinstance(made, MemoryMethod)
+    return made
+
+
+def _demonstrations(source: str, seed: int, limit: int | None, probes: int) -> tuple[list[Example], list[Example]]:
+    """The demonstrations in their order, and those held out."""
+    found = examples(source, "train", limit, seed)
+    if probes >= len(found):
+        raise SteerError(f"{source} has {len(found)} examples: {probes} cannot be held out of them; lower --probes")
+    held = set(random.Random(seed).sample(range(len(found)), probes))
+    return [one for i, one in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
+
+
+def _read_by(saved: Any, data: str) -> list[Example]:
+    """The demonstrations that a memory was built of."""
+    from ..method import _describe
+
+    taken = saved.record["info"].get("data")
+    taken = taken if isinstance(taken, dict) else {}
+    shown, _ = _demonstrations(data, taken.get("seed") or 0, taken.get("limit"), taken.get("probes") or 0)
+    if _describe(shown) != saved.record["info"].get("demonstrations"):
+        raise SteerError(f"{data} is not what this memory was built of: its demonstrations differ")
+    return shown
+
+
+def _print(saved: Any) -> None:
+    from ._memory import certificate_lines, layer_rows
+
+    columns = ("layer", "kept", "of", "share", "bytes on disk", "least in a head", "most")
+    print_table(columns, layer_rows(saved))
+    for line in certificate_lines(saved):
+        print(line)
