@@ -103,30 +103,39 @@ def pick(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: to
     most, least = int(counts.max()), int(counts.min())
     if least == 0:
         raise InterventionError("a selection must keep at least one key in every row and head")
+    # where all heads keep the same, a column is one position: it is said once
+    alike = slots.shape[1] == 1 and bool((keep == keep[:, :1]).all())
     if most != least:
-        return _pick_flat(keys, values, slots, keep, counts, most)
-    if bool((keep == keep[:1, :1]).all()):
+        return _pick_flat(keys, values, slots, keep, alike)
+    if alike and bool((keep == keep[:1]).all()):
         chosen = keep[0, 0].nonzero()[:, 0]
         return Kept(keys.index_select(2, chosen), values.index_select(2, chosen), slots.index_select(2, chosen))
     where = keep.nonzero()[:, 2].view(*counts.shape, most)
-    return Kept(_gather(keys, where), _gather(values, where), slots.expand(keep.shape).gather(2, where))
+    return Kept(_gather(keys, where), _gather(values, where), _slots(slots, where, alike))
 
 
-def _pick_flat(
-    keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: torch.Tensor, counts: torch.Tensor, most: int
-) -> Kept:
+def _pick_flat(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: torch.Tensor, alike: bool) -> Kept:
+    counts = keep.sum(-1)
+    most = int(counts.max())
     column = torch.arange(most, device=keep.device)
     valid = column < counts[..., None]
     first = (counts.flatten().cumsum(0) - counts.flatten()).view(*counts.shape, 1)
     # a stable sort of "dropped" brings the kept columns to the front, in their order
     where = (~keep).to(torch.uint8).sort(dim=-1, stable=True).indices[..., :most]
+    found = _slots(slots, where, alike)
     return Kept(
         keys[keep],
         values[keep],
-        torch.where(valid, slots.expand(keep.shape).gather(2, where), 0),
+        torch.where(valid[:, : found.shape[1]], found, 0),
         torch.where(valid, first + column, 0),
         valid,
     )
+
+
+def _slots(slots: torch.Tensor, where: torch.Tensor, alike: bool) -> torch.Tensor:
+    """The slots at these columns (B, H_kv, n), for one head where they are all alike."""
+    where = where[:, :1] if alike else where
+    return slots.expand(*where.shape[:2], -1).gather(2, where)
 
 
 def _gather(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
