@@ -1,4 +1,4 @@
-"""Expected attention: what queries like those seen are expected to attend to (kvpress, 2025)."""
+"""Expected attention: what queries like those seen are expected to attend to (Devoto et al., 2025)."""
 
 from __future__ import annotations
 
