@@ -36,6 +36,9 @@ def build(
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Demonstrations that are read at a time.")] = 4,
     probes: Annotated[int, typer.Option(min=0, help="Examples held out of --data for the certificate.")] = 0,
+    certify: Annotated[
+        bool, typer.Option("--certificate/--no-certificate", help="Compare with the whole context, which is read once.")
+    ] = True,
     template: Annotated[str | None, typer.Option(help="How an example is written; else the model's own way.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is held out, and of the zoo's pictures.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many examples of --data at most.")] = None,
@@ -51,11 +54,15 @@ def build(
     if out.exists() and not out.is_dir():
         raise SteerError(f"{out} is a file; --out is the folder to save the memory in")
     made = _method(method, set_ or [])
+    if probes and not certify:
+        raise SteerError("--probes are for the certificate; leave them or --no-certificate out")
     taken = {"source": data, "seed": seed, "limit": limit, "probes": probes}
     shown, held = _demonstrations(data, seed, limit, probes)
     loaded, processor = load(model, device, dtype)
     start = time.perf_counter()
-    memory = made.build(loaded, processor, shown, chunk=chunk, template=template, probes=held, progress=not json)
+    memory = made.build(
+        loaded, processor, shown, chunk=chunk, template=template, probes=held, certify=certify, progress=not json
+    )
     seconds = time.perf_counter() - start
     memory = replace(memory, info={**memory.info, "data": taken}).bind(loaded)
     memory.save(out, processor)

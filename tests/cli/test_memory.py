@@ -17,6 +17,7 @@ from steer.memory.files import FILE_NAMES
 from steer.memory.pictures import kept_share, patches_of
 from tests.engine.families import FAMILIES
 
+LEAN = ("--no-certificate", "--json")
 BUILD = ("memory", "build", "tiny-vlm", "--data", "zoo:colour", "--limit", 14)
 
 
@@ -78,12 +79,13 @@ def test_what_is_shown_is_what_is_kept(steer_cli, subject, folder):
 
 
 def test_json_of_build_is_that_of_show_and_more(steer_cli, tmp_path):
-    ran = steer_cli(*BUILD, "--method", "knorm", "--set", "keep=0.5", "--chunk", 7, "--out", tmp_path / "m", "--json")
+    ran = steer_cli(*BUILD, "--method", "knorm", "--set", "keep=0.5", "--chunk", 7, "--out", tmp_path / "m", *LEAN)
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
     shown = json.loads(steer_cli("memory", "show", tmp_path / "m", "--json").out)
     assert {name: data[name] for name in shown} == shown
     assert data["config"]["keep"] == 0.5
+    assert data["certificate"] is None
 
 
 def test_ask_answers_as_the_library_does(steer_cli, subject, folder, tmp_path):
@@ -136,6 +138,7 @@ WRONG = {
     "no field": ((*BUILD, "--set", "max_divergance=1", "--out", "o"), ("did you mean 'max_divergence'",)),
     "no value": ((*BUILD, "--set", "sinks=few", "--out", "o"), ("--set sinks=few", "int")),
     "all held out": ((*BUILD, "--probes", 14, "--out", "o"), ("14 examples", "--probes")),
+    "probes for nothing": ((*BUILD, "--probes", 2, "--no-certificate", "--out", "o"), ("--probes", "--no-certificate")),
     "no folder": (("memory", "show", "nowhere"), ("nowhere", "steer_memory.json")),
     "another model": (("memory", "ask", "FOLDER", "OTHER", "what?"), ("no zoo model",)),
     "data without a picture": (("memory", "show", "FOLDER", "--data", "zoo:colour"), ("--png",)),

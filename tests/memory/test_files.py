@@ -20,8 +20,12 @@ from steer.errors import FileFormatError, FingerprintError, InterventionError
 from steer.memory import Memory
 from steer.memory.files import JSON_NAME, TENSORS_NAME, read
 from tests.engine.families import FAMILIES
+from tests.engine.helpers import tokens
 from tests.vectors import subjects
 
+from .answers import logits, pruned, random_selection
+from .answers import question as words
+from .test_cache_layers import KINDS, built
 from .test_memory import GREEDY, parts
 
 REFUSED = (FileFormatError, FingerprintError)
@@ -79,6 +83,19 @@ def test_a_loaded_memory_answers_bit_for_bit(tmp_path, name, kind):
     assert torch.equal(answers(other, loaded, question), truth)
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / TENSORS_NAME).read_bytes() == (tmp_path / "memory" / TENSORS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_layer_goes_on_as_it_was(tmp_path, kind):
+    model = built(kind, "eager" if "sinks" in kind or kind == "indexed" else "sdpa")
+    read = Memory.empty(model).read(model, {"input_ids": tokens(1, 12, seed=3)})
+    memory = pruned(read, random_selection(read)).bind(model)
+    memory.save(tmp_path)
+    loaded = Memory.load(tmp_path, model)
+    assert loaded.nbytes == memory.nbytes
+    for asked in (words(1), words(2)):
+        truth, found = (logits(model.generate(**asked, past_key_values=m, **GREEDY)) for m in (memory, loaded))
+        assert torch.equal(found, truth)
 
 
 def test_a_loaded_memory_reads_on(tmp_path):
