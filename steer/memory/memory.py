@@ -293,6 +293,10 @@ class Memory:
         """Only the caches made of a memory are run on."""
         raise unbound("get_mask_sizes")
 
+    def get_query_offset(self, *args: Any) -> NoReturn:
+        """Only the caches made of a memory are run on."""
+        raise unbound("get_query_offset")
+
     def update(self, *args: Any, **kwargs: Any) -> NoReturn:
         """A memory is never written to."""
         raise unbound("update")
