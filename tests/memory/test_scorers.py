@@ -69,8 +69,11 @@ def test_every_scorer_is_tried():
     assert found == set(CONFIGS)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "mllama", "qwen3_5"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("llava", name) for name in CONFIGS]
+    + [(f, n) for f in ("qwen2_5_vl", "mllama", "qwen3_5") for n in ("snapkv", "pyramidkv", "ada_kv", "fastv")],
+)
 def test_what_is_written_equals_a_mask_over_what_was_dropped(family, name):
     kind = FAMILIES[family]
     model, prompt = kind.model(), kind.prompt(12)
