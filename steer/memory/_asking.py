@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from ..errors import InterventionError
 
@@ -104,12 +105,44 @@ def placed(model: Any, memory: Memory, question: Mapping[str, Any], generating: 
         places = _in_axes(model, inner, held, {**inputs, "attention_mask": own})
         if places is not None:
             inputs["position_ids"] = places
-        if generating:
-            inputs |= _as_long_as_the_mask(inputs)
     elif not generating and "position_ids" in inspect.signature(model.forward).parameters:
         whole = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp_min(0)
         inputs["position_ids"] = whole[:, -ids.shape[1] :]
-    return inputs
+    return inputs | _as_long_as_the_mask(inputs) if generating else inputs
+
+
+def check_padding(memory: Memory, inputs: Mapping[str, Any], more: int | None = 0) -> None:
+    """Padding between a memory and a question is hidden from attention, but other layers would take it for text.
+
+    Args:
+        memory: what is asked.
+        inputs: of the question.
+        more: how many tokens will be written after it; None: no one knows.
+
+    Raises:
+        InterventionError: rows are padded, and the memory holds a recurrent state, or a window that this falls into.
+    """
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or bool(mask.bool().all()):
+        return
+    total = None if more is None else memory.length + mask.shape[1] + more
+    if padding_matters(memory, total):
+        raise InterventionError(
+            "the questions are padded, and some of this model's layers (recurrent ones, or windows that padding would "
+            "fill) have no mask for what stands between a memory and a question: ask questions of one length at a time"
+        )
+
+
+def padding_matters(memory: Memory, total: int | None) -> bool:
+    """Whether padding after this memory changes answers, in a sequence of so many tokens (None: of any length)."""
+    return bool(memory.length) and any(_counts_padding(layer, total) for layer in memory.layers)
+
+
+def _counts_padding(layer: Any, total: int | None) -> bool:
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        return True
+    window = getattr(layer, "sliding_window", None)
+    return window is not None and (total is None or total > window)
 
 
 def _as_long_as_the_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .._generate import Turn, around_generate
 from ..errors import InterventionError
-from ._asking import placed, question_of
+from ._asking import check_padding, placed, question_of
 from ._helping import CACHES, masks_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def bind(memory: Memory, model: nn.Module) -> Callable[[], None]:
         if ids is not None:
             kwargs["input_ids"] = ids
         question, before = question_of(own, kwargs)
+        check_padding(own, question, _asked(model, kwargs, "max_new_tokens"))
         made = placed(model, own, question, generating=True)
         if _asked(model, kwargs, "assistant_model") or _asked(model, kwargs, "prompt_lookup_num_tokens"):
             _no_padding(made["attention_mask"])
@@ -51,6 +52,7 @@ def bind(memory: Memory, model: nn.Module) -> Callable[[], None]:
         if own is None or not any(given.get(name) is own for name in CACHES):
             return None
         question, _ = question_of(own, given)
+        check_padding(own, question)
         made = placed(model, own, question, generating=False)
         made["past_key_values"] = own.cache(made["input_ids"].shape[0], model)
         return (), made

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..errors import InterventionError, MappingError
 from ..examples import Example
-from ._asking import placed, question_of
+from ._asking import check_padding, placed, question_of
 from ._binding import bind, unbound
 from ._helping import masks, masks_of
 from .kept import Kept, pick
@@ -95,6 +95,7 @@ class Memory:
         before = getattr(getattr(model, "model", model), "rope_deltas", None)
         with torch.no_grad(), masks(model):
             question, _ = question_of(self, inputs)
+            check_padding(self, question, None)
             own = question.get("attention_mask")
             padded = own is not None and not bool(own.bool().all())
             here = placed(model, self, question, generating=False) if self.length or padded else dict(question)

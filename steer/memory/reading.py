@@ -13,7 +13,7 @@ from steer_kernels import best
 from .._teacher_forcing import inputs_of, keep_logits, one_product, still
 from ..examples import Example
 from ..prompts import IGNORED, Batch, check_writes, tokenizer_of
-from ._asking import placed
+from ._asking import padding_matters, placed
 from ._helping import masks
 from .words import Words
 
@@ -34,21 +34,32 @@ def ask(
     """What the model writes for each query after a memory, greedily, without special tokens and outer spaces."""
     check_writes(model)
     words, tokenizer = Words(model, processor, template), tokenizer_of(processor)
-    written: list[str] = []
+    written: dict[int, str] = {}
     bound = memory.is_bound
     if not bound:
         memory.bind(model)
     try:
-        for start in range(0, len(queries), batch_size):
-            batch = words.questions(queries[start : start + batch_size], memory.length > 0)
+        for together in _rows(memory, words, queries, batch_size):
+            batch = words.questions([queries[i] for i in together], memory.length > 0)
             given = {"past_key_values": memory} if memory.length else {}
             out = model.generate(**batch.inputs, **given, max_new_tokens=max_new_tokens, do_sample=False)
             fresh = out[:, batch.inputs["input_ids"].shape[1] :]
-            written += [text.strip() for text in tokenizer.batch_decode(fresh, skip_special_tokens=True)]
+            texts = tokenizer.batch_decode(fresh, skip_special_tokens=True)
+            written |= {i: text.strip() for i, text in zip(together, texts, strict=True)}
     finally:
         if not bound:
             memory.unbind()
-    return written
+    return [written[i] for i in range(len(queries))]
+
+
+def _rows(memory: Memory, words: Words, queries: Sequence[Example], size: int) -> list[list[int]]:
+    """Which queries are asked together: any, or those of one length where padding would be taken for text."""
+    groups: dict[int, list[int]] = {}
+    apart = padding_matters(memory, None)
+    for i, query in enumerate(queries):
+        length = words.questions([query]).inputs["input_ids"].shape[1] if apart else 0
+        groups.setdefault(length, []).append(i)
+    return [rows[i : i + size] for rows in groups.values() for i in range(0, len(rows), size)]
 
 
 def answer_inputs(model: Any, memory: Memory, batch: Batch) -> tuple[dict[str, Any], torch.Tensor]:

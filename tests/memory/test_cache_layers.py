@@ -75,13 +75,13 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
 }
 
 
-def built(kind: str, implementation: str = "sdpa") -> nn.Module:
+def built(kind: str, implementation: str = "sdpa", **more: Any) -> nn.Module:
     name, changes, _ = KINDS[kind]
     base = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
     base |= {"num_key_value_heads": 2, "vocab_size": 101, "initializer_range": 0.2}
     base |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
     torch.manual_seed(0)
-    config = getattr(hf, name)(**{**base, **changes})
+    config = getattr(hf, name)(**{**base, **changes, **more})
     model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     return model.eval().requires_grad_(False)
 
@@ -136,6 +136,32 @@ def test_a_memory_is_read_in_parts_as_a_cache_is(kind) -> None:
     truth = model.generate(torch.cat([ids, asked["input_ids"]], 1), past_key_values=usual, **GREEDY)
     found = model.generate(**asked, past_key_values=parts, **GREEDY)
     torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["sliding and full", "chunked", "convolutions", "linear", "both in one layer"])
+def test_padding_that_a_layer_would_take_for_text_is_refused(kind) -> None:
+    model = built(kind)
+    kept = Memory.empty(model).read(model, {"input_ids": tokens(1, 12, seed=3)}).bind(model)
+    with pytest.raises(InterventionError, match="of one length"):
+        model.generate(**question(2, padding=(0, 2)), past_key_values=kept, **GREEDY)
+    with pytest.raises(InterventionError, match="of one length"):
+        model(**question(2, padding=(0, 2)), past_key_values=kept)
+    ids = torch.cat([kept.tokens.expand(2, -1), question(2)["input_ids"]], 1)
+    whole = {"input_ids": torch.nn.functional.pad(ids, (1, 0)), "attention_mask": torch.ones(2, 17, dtype=torch.long)}
+    whole["attention_mask"][:, 0] = 0
+    found = model.generate(**whole, past_key_values=kept, **GREEDY)
+    assert torch.equal(found.sequences[:, 17:], model.generate(ids, past_key_values=kept, **GREEDY).sequences[:, 16:])
+
+
+def test_a_window_that_padding_does_not_reach_takes_it() -> None:
+    model = built("sliding and full", sliding_window=64)
+    context = {"input_ids": tokens(1, 12, seed=3)}
+    kept = Memory.empty(model).read(model, context).bind(model)
+    asked = question(2, padding=(0, 2))
+    found = model.generate(**asked, past_key_values=kept, **GREEDY)
+    for row, skip in enumerate((0, 2)):
+        ids = torch.cat([context["input_ids"], asked["input_ids"][row : row + 1, skip:]], 1)
+        torch.testing.assert_close(logits(found)[row : row + 1], logits(model.generate(ids, **GREEDY)), **CLOSE)
 
 
 def test_what_is_not_ours_passes_untouched() -> None:
