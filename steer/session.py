@@ -17,7 +17,6 @@ from ._plugins import manager
 from ._tracker import Tracker
 from .errors import InterventionError, NeverFiredError, SessionError
 from .intervention import Intervention
-from .memory._helping import masks
 from .model_map import ModelMap
 
 if TYPE_CHECKING:
@@ -74,6 +73,9 @@ class Session:
             tracker = Tracker(self.model, self.model_map, self._prompt_length)
             self._plan = self._compile(tracker)
             if self._plan.prunes:
+                # made of sessions itself, so it cannot be imported before them
+                from .memory import masks
+
                 undo.enter_context(masks(self.model))
             installed.attach(self.model, self._plan, undo)
             # After the hooks on the logits, which still ask for rows: the tracker forgets them when the model returns.
