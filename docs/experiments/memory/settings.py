@@ -29,6 +29,7 @@ class Setting(ABC):
         chunk: demonstrations that are read at a time.
         peak: demonstrations of 4, 16 and 64 parts, where there are so many.
         longest: the task and number of demonstrations whose time is measured.
+        keeps, deltas: shares and bounds that are tried.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Setting(ABC):
     peak: tuple[int, ...] = ()
     longest: tuple[str, int]
     seeds: tuple[int, ...] = protocol.SEEDS
+    keeps: tuple[float, ...] = protocol.KEEPS
+    deltas: tuple[float, ...] = protocol.DELTAS
 
     model: Any
     processor: Any
@@ -84,6 +87,7 @@ class Setting(ABC):
         task = next(iter(self.shots))
         few = 8
         self.shots, self.main, self.questions, self.seeds = {task: (few,)}, few, 12, (0,)
+        self.keeps, self.deltas = (0.2,), (protocol.DELTA,)
         self.chunk, self.peak, self.longest = 4, (4, 8) if self.peak else (), (task, few)
 
 
@@ -103,10 +107,10 @@ class Pictures(Setting):
         return models.pictures(task, shots, self.questions, seed)
 
     def grid(self, task: str) -> list[Row]:
-        return protocol.shares(protocol.KEEPS, True)
+        return protocol.shares(self.keeps, True)
 
     def bounds(self, task: str, shots: int) -> list[Row]:
-        return protocol.bounded()
+        return protocol.bounded(self.deltas)
 
     def ablation(self) -> list[Row]:
         return protocol.ablation()
@@ -122,6 +126,7 @@ class Words(Setting):
     name = "B"
     main, chunk, questions = 24, 12, 70
     longest = ("antonyms", 24)
+    keeps = (0.2, 0.5)
     grouped = 5
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -135,10 +140,10 @@ class Words(Setting):
         return models.words(task, shots, questions, seed)
 
     def grid(self, task: str) -> list[Row]:
-        return protocol.shares((0.2, 0.5), False)
+        return protocol.shares(self.keeps, False)
 
     def bounds(self, task: str, shots: int) -> list[Row]:
-        rows = protocol.bounded(group=self.grouped)
+        rows = protocol.bounded(self.deltas, group=self.grouped)
         middle = [row for row in rows if row.value == protocol.DELTA]
         parts = [row for row in rows if row.family != protocol.WHOLE]
         return list(dict.fromkeys(parts + middle)) if task == "antonyms" else [row for row in middle if row in parts]
