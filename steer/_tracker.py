@@ -18,7 +18,7 @@ from torch import nn
 
 from ._frame import Frame, no_images
 from ._generate import Turn
-from .errors import MappingError
+from .errors import MappingError, SessionError
 from .model_map import ModelMap
 
 _INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "decoder_input_ids", "decoder_attention_mask")
@@ -109,6 +109,11 @@ class Tracker:
         offset = int(length_of()) if length_of is not None else 0
         frame = Frame(batch, length, hidden.device, offset)
         frame.padding = self._padding(given, frame, decoder)
+        if any(getattr(layer, "unplaced", False) for layer in getattr(cache, "layers", ())):
+            raise SessionError(
+                "tokens of this cache were dropped, and a session has to know where the others stood: bind the memory, "
+                "or stay inside `with steer.memory.masks(model):`"
+            )
         # a cache made of a memory says what it began with
         start, image = getattr(cache, "steer_begins", (0, None))
         frame.prompt_length = self._length_of_prompt(frame, start) if decoder else length

@@ -54,9 +54,11 @@ class KeptLayer(DynamicLayer):
         self.values = kept.values.new_empty(batch, kept.heads, 0, kept.values.shape[-1])
         self.is_initialized = True
 
-    def fork(self, helper: Helper | None, alike: bool) -> KeptLayer:
-        """A layer that goes on from the same kept part."""
-        return KeptLayer(self.kept, self.seen, helper, alike, self.rows)
+    @property
+    def unplaced(self) -> bool:
+        """Whether keys were dropped and nobody tells an attention where the others stood."""
+        helped = self.helper is not None and self.helper.active
+        return not helped and self.kept.width != self.seen
 
     @property
     def appended(self) -> int:
