@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from .memory import Memory
 
 
-def question_of(memory: Memory, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
+def question_of(
+    memory: Memory, inputs: Mapping[str, Any], alone: bool = False
+) -> tuple[dict[str, Any], torch.Tensor | None]:
     """The inputs without what the memory holds, and the tokens that were taken off their front (None: nothing was).
 
     Inputs that begin with the memory's own tokens are taken as the whole sequence, others as the question alone. Whole
-    sequences may be padded in front of the context: then each row's question is what comes after its own.
+    sequences may be padded in front of the context: then each row's question is what comes after its own. `alone` says
+    that they are no whole sequence, however they begin.
 
     Raises:
         InterventionError: there are no token ids, the question is empty, or it cannot be told which pictures are new.
@@ -32,7 +35,7 @@ def question_of(memory: Memory, inputs: Mapping[str, Any]) -> tuple[dict[str, An
         )
     if not ids.shape[1]:
         raise InterventionError("the question is empty: one token or more is needed after a memory")
-    lengths = _new_tokens(memory, ids, given.get("attention_mask"))
+    lengths = None if alone else _new_tokens(memory, ids, given.get("attention_mask"))
     if lengths is None:
         return given, None
     if not bool((lengths > 0).all()):

@@ -110,7 +110,9 @@ def _before(
     layer = None if place is None else place[0][place[1]]
     if not isinstance(layer, KeptLayer):
         return None
-    hidden = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and x.ndim == 3)
+    hidden = given.get("hidden_states")
+    if hidden is None:
+        hidden = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and x.ndim == 3)
     name = getattr(getattr(module, "config", None), "_attn_implementation", None) or ""
     mask = layer.mask(given.get("attention_mask"), hidden.shape[1], heads, hidden.shape[0], "flash" in name)
     if "attention_mask" in kwargs or "attention_mask" not in names[: len(args)]:

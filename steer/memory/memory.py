@@ -94,7 +94,7 @@ class Memory:
 
         before = getattr(getattr(model, "model", model), "rope_deltas", None)
         with torch.no_grad(), masks(model):
-            question, _ = question_of(self, inputs)
+            question, _ = question_of(self, inputs, alone=True)
             check_padding(self, question, None)
             own = question.get("attention_mask")
             padded = own is not None and not bool(own.bool().all())

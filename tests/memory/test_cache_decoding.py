@@ -277,3 +277,15 @@ def test_a_memory_of_nothing_is_no_change() -> None:
     assert torch.equal(logits(found), logits(truth))
     last = model(**asked, past_key_values=nothing).logits[:, -1]
     torch.testing.assert_close(last, truth.logits[0], **CLOSE)
+
+
+def test_a_part_that_is_read_twice_is_there_twice() -> None:
+    model = tiny_llama()
+    part, asked = tokens(1, 5, seed=3), question(1)
+    kept = Memory.empty(model).read(model, {"input_ids": part}).read(model, {"input_ids": part})
+    longer = torch.cat([part, part, tokens(1, 2)], 1)
+    kept = kept.read(model, {"input_ids": longer})
+    truth = model.generate(torch.cat([part, part, longer, asked["input_ids"]], 1), **GREEDY)
+    kept.bind(model)
+    found = model.generate(**asked, past_key_values=kept, **GREEDY)
+    torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
