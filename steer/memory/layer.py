@@ -29,7 +29,8 @@ class KeptLayer(DynamicLayer):
     Attributes:
         kept: what was kept.
         seen: the length of the sequence that `kept` was taken from, dropped tokens included.
-        rows: which row of `kept` each row of the batch goes on from, or None where they are the same.
+        rows: which row of `kept` each row of the batch goes on from, or None where they are the same or all go on from
+            the only one.
         helper: gives each layer its own mask; without one only layers of equal length work.
         alike: whether all layers of the cache kept equally many in all rows and heads, and no padding.
     """
@@ -100,6 +101,8 @@ class KeptLayer(DynamicLayer):
     def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values, (B, H_kv, n + appended, d)."""
         keys, values = self.kept.dense(self.rows)
+        if keys.shape[0] != self.keys.shape[0]:
+            keys, values = (x.expand(self.keys.shape[0], -1, -1, -1) for x in (keys, values))
         if not self.appended:
             return keys, values
         return torch.cat([keys, self.keys], dim=-2), torch.cat([values, self.values], dim=-2)
@@ -127,6 +130,8 @@ class KeptLayer(DynamicLayer):
         """
         if self.keys.shape[0] != batch:
             self._spread(batch)
+        if mask is None and (length == 1 or flash) and self.kept.valid is None:
+            return None
         return at_slots(mask, self.slots(length), self.valid(length), length, heads, flash)
 
     def keep(self, keep: torch.Tensor, alike: bool = False) -> KeptLayer:
@@ -176,4 +181,5 @@ class KeptLayer(DynamicLayer):
     def _take(self, indices: torch.Tensor) -> None:
         indices = indices.to(self.keys.device)
         self.keys, self.values = self.keys.index_select(0, indices), self.values.index_select(0, indices)
-        self.rows = indices if self.rows is None else self.rows[indices]
+        if self.kept.batch > 1:
+            self.rows = indices if self.rows is None else self.rows[indices]
