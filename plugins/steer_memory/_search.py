@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,60 +44,74 @@ class Found:
     spent: dict[str, float] = field(default_factory=dict)
 
 
+class _Asked:
+    """Questions and answers that go through the model together, and how to go on from any layer with them."""
+
+    def __init__(self, model: Any, whole: Memory, batch: Batch) -> None:
+        self._model = model
+        self._inputs, self.predicts = answer_inputs(model, whole, batch)
+        self.length = self._inputs["input_ids"].shape[1]
+        self.replay = Replay(model)
+
+    def logits(self, memory: Memory, layer: int = 0) -> torch.Tensor:
+        """The scores (N, V) of the answers' tokens, from a layer upwards; below it runs nothing, pictures included."""
+        inputs = self._inputs if not layer else {k: v for k, v in self._inputs.items() if not _is_picture(k)}
+        with torch.no_grad(), masks(self._model), self.replay.from_layer(layer):
+            cache = memory.cache(self.predicts.shape[0], self._model)
+            logits = self._model(**inputs, past_key_values=cache).logits[:, -self.predicts.shape[1] :]
+        return logits[self.predicts]
+
+    def observed(self, whole: Memory, since: int, padding: bool, before: bool) -> tuple[torch.Tensor, Scores]:
+        """The answers' scores after the whole part, and the attention that its tokens get from the observing rows."""
+        rows = torch.ones_like(self.predicts) if padding else self.predicts
+        rows = torch.nn.functional.pad(rows, (self.length - rows.shape[1], 0))
+        observer = Observer(whole, since, rows, before)
+        total = whole.length + self.length
+        with (
+            attach(self._model, observer.interventions(), prompt_length=total, measure="none"),
+            self.replay.watch(),
+        ):
+            return self.logits(whole), observer.scores
+
+
 class Trials:
     """Forwards over the part's questions and answers after a memory of which some layers are pruned."""
 
-    def __init__(self, method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits) -> None:
-        self.model, self.whole = model, whole
-        self.inputs, self.predicts = answer_inputs(model, whole, batch)
+    def __init__(self, method: EMLoC, model: Any, whole: Memory, batches: Sequence[Batch], limits: Limits) -> None:
+        self.whole = whole
         self.count, self.layers_run = 0, 0
         self.depth = max(whole.places) + 1
-        rows = self.predicts if not method.padding_observes else torch.ones_like(self.predicts)
-        length = self.inputs["input_ids"].shape[1]
-        observing = torch.nn.functional.pad(rows, (length - rows.shape[1], 0))
-        observer = Observer(whole, limits.since, observing, method.memory_in_softmax)
-        self.replay = Replay(model)
-        with (
-            attach(model, observer.interventions(), prompt_length=whole.length + length, measure="none"),
-            self.replay.watch(),
-        ):
-            self.teacher = self._logits(whole)
-        self.scores = observer.scores
+        self._asked = [_Asked(model, whole, batch) for batch in batches]
+        how = limits.since, method.padding_observes, method.memory_in_softmax
+        seen = [asked.observed(whole, *how) for asked in self._asked]
+        self.teacher = torch.cat([logits for logits, _ in seen])
+        self.scores = {layer: torch.stack([s[layer] for _, s in seen]).sum(0) for layer in whole.places}
         self.exact = self._replays()
 
     def divergence(self, memory: Memory, layer: int) -> float:
         """Mean divergence of the answers from those after the whole part; layers below `layer` are unpruned."""
+        first = layer if self.exact else 0
         self.count += 1
-        self.layers_run += self.depth - (layer if self.exact else 0)
-        if not self.exact or not layer:
-            logits = self._logits(memory)
-        else:
-            with self.replay.from_layer(layer):
-                logits = self._logits(memory, words_only=True)
+        self.layers_run += self.depth - first
+        logits = self._logits(memory, first)
         return float(best("jsd", logits.device.type)(self.teacher, logits).mean())
 
-    def _logits(self, memory: Memory, words_only: bool = False) -> torch.Tensor:
-        inputs = self.inputs if not words_only else {k: v for k, v in self.inputs.items() if not _is_picture(k, v)}
-        with torch.no_grad(), masks(self.model):
-            cache = memory.cache(self.predicts.shape[0], self.model)
-            logits = self.model(**inputs, past_key_values=cache).logits[:, -self.predicts.shape[1] :]
-        return logits[self.predicts]
+    def _logits(self, memory: Memory, layer: int) -> torch.Tensor:
+        return torch.cat([asked.logits(memory, layer) for asked in self._asked])
 
     def _replays(self) -> bool:
         """Whether this model can go on from a layer: some add pictures again further up."""
         layers = sorted(self.whole.places)[1:]
-        for layer in {layers[0], layers[-1]} if layers else ():
-            with self.replay.from_layer(layer):
-                again = self._logits(self.whole, words_only=True)
-            if not torch.allclose(again, self.teacher, rtol=1e-4, atol=1e-4):
-                return False
-        return True
+        ends = {layers[0], layers[-1]} if layers else set()
+        return all(torch.allclose(self._logits(self.whole, i), self.teacher, rtol=1e-4, atol=1e-4) for i in ends)
 
 
-def search(method: EMLoC, model: Any, whole: Memory, batch: Batch, limits: Limits, budget: float | None) -> Found:
+def search(
+    method: EMLoC, model: Any, whole: Memory, batches: Sequence[Batch], limits: Limits, budget: float | None
+) -> Found:
     """What to keep of the latest part: under the method's bound, or so many tokens in every layer."""
     with still(model):
-        trials = Trials(method, model, whole, batch, limits)
+        trials = Trials(method, model, whole, batches, limits)
         choose = _Chooser(method, trials, limits)
         if budget is None:
             return _described(_greedy(method, trials, choose), trials)
@@ -215,5 +229,8 @@ def _evenly(trials: Trials, choose: _Chooser, budget: float) -> Found:
     return Found(keep, trials.divergence(trials.whole.keep(keep), min(keep)))
 
 
-def _is_picture(name: str, value: Any) -> bool:
+def _is_picture(name: str) -> bool:
     return name.startswith("pixel_values")
+
+
+Scores = dict[int, torch.Tensor]

@@ -11,6 +11,7 @@ import torch
 import steer
 from steer._config import encode_config
 from steer.memory import Memory, MemoryMethod, Words
+from steer.memory.method import batches
 
 from ._importance import always_kept, answer_slots
 from ._search import Limits, search
@@ -130,14 +131,13 @@ class EMLoC(MemoryMethod):
     ) -> Memory:
         """Read a part, score its tokens by its own answers, and keep what the bound or the budget allows."""
         whole = before.read(model, inputs)
-        batch = words.questions(shots)
-        answers = [] if batch.answers is None else [[t for t in row.tolist() if t >= 0] for row in batch.answers]
+        answers = [[token for token in row.tolist() if token >= 0] for row in words.questions(shots).answers]
         limits = Limits(
             always=always_kept(words.processor, whole, before.length, self.sinks, self.special),
             answers=answer_slots(whole, before.length, answers),
             since=before.length,
         )
-        found = search(self, model, whole, batch, limits, self._budget(before, whole, total))
+        found = search(self, model, whole, batches(words, shots, whole), limits, self._budget(before, whole, total))
         steps = [*before.info.get("search", ()), found.spent]
         return replace(whole.keep(found.keep), info={**before.info, "search": steps})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from ..examples import Example
 from ._asking import check_padding, placed, question_of
 from ._binding import bind, unbound
 from ._helping import masks, masks_of
+from ._state import copied, everything_kept, image_tokens, is_pictures, joined_shapes, nbytes_of, repeat, take_deltas
 from .kept import Kept, pick
 from .layer import KeptLayer
 from .pruning import prunable
@@ -101,7 +101,7 @@ class Memory:
             here = placed(model, self, question, generating=False) if self.length or padded else dict(question)
             cache = self.cache(here["input_ids"].shape[0], model)
             model(**here, past_key_values=cache, use_cache=True, **{**keep_logits(model, 1), **options})
-            deltas = _take_deltas(model, before, here["input_ids"].shape[0])
+            deltas = take_deltas(model, before, here["input_ids"].shape[0])
         return self._grown(model, cache, question, deltas)
 
     def _grown(self, model: nn.Module, cache: Any, inputs: Mapping[str, Any], deltas: torch.Tensor | None) -> Memory:
@@ -111,8 +111,10 @@ class Memory:
         own = torch.ones_like(ids) if own is None else own
         mask = torch.cat([held.mask.to(ids.device), own.bool()], dim=1)
         places = prunable(model, cache)
-        layers = [_kept(layer, mask) if i in places.values() else layer for i, layer in enumerate(cache.layers)]
-        pictures = {n: tuple(t.shape) for n, t in inputs.items() if _is_pictures(t, ids.shape)}
+        layers = [
+            everything_kept(layer, mask) if i in places.values() else layer for i, layer in enumerate(cache.layers)
+        ]
+        pictures = {n: tuple(t.shape) for n, t in inputs.items() if is_pictures(t, ids.shape)}
         return replace(
             self,
             layers=tuple(layers),
@@ -120,9 +122,9 @@ class Memory:
             length=self.length + ids.shape[1],
             tokens=torch.cat([held.tokens.to(ids.device), ids], dim=1),
             mask=mask,
-            images=torch.cat([self._images(ids.shape[0]).to(ids.device), _images(model, inputs)], dim=1),
+            images=torch.cat([self._images(ids.shape[0]).to(ids.device), image_tokens(model, inputs)], dim=1),
             rope_deltas=deltas,
-            shapes=_sum(self.shapes, pictures),
+            shapes=joined_shapes(self.shapes, pictures),
         )
 
     def keep(self, keep: Mapping[int, torch.Tensor]) -> Memory:
@@ -168,9 +170,9 @@ class Memory:
         alike = self._alike()
         repeats = 1 if batch is None else self._repeats(batch)
         for layer in self.layers:
-            here = KeptLayer(layer, self.length, helper, alike) if isinstance(layer, Kept) else _copied(layer)
+            here = KeptLayer(layer, self.length, helper, alike) if isinstance(layer, Kept) else copied(layer)
             if repeats > 1:
-                _repeat(here, repeats, self.tokens.shape[0])
+                repeat(here, repeats, self.tokens.shape[0])
             made.layers.append(here)
         made.steer_begins = (self.length, self.images.repeat_interleave(repeats, 0))
         return made
@@ -279,7 +281,7 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept, all layers together."""
-        return sum(layer.nbytes if isinstance(layer, Kept) else _nbytes(layer) for layer in self.layers)
+        return sum(layer.nbytes if isinstance(layer, Kept) else nbytes_of(layer) for layer in self.layers)
 
     def share(self) -> dict[int, float]:
         """The share of real tokens that each layer kept, a mean over rows and heads."""
@@ -326,79 +328,3 @@ def _refuse(memory: Memory, name: str, value: Any) -> NoReturn:
 
 # `generate` marks a cache that it was given: the first thing that it does to a memory that no model takes
 Memory.__setattr__ = _refuse  # type: ignore[method-assign, assignment]
-
-
-def _kept(layer: Any, mask: torch.Tensor) -> Kept:
-    """Everything that a layer holds and that is no padding."""
-    if isinstance(layer, KeptLayer):
-        keys, values = layer.whole()
-        slots, valid = layer.slots(), layer.valid()
-        if layer.appended == 0 and layer.rows is None:
-            return layer.kept
-    else:
-        keys, values, valid = layer.keys, layer.values, None
-        slots = torch.arange(keys.shape[2], device=keys.device)[None, None]
-    real = torch.ones(keys.shape[:3], dtype=torch.bool, device=keys.device) if valid is None else valid
-    tokens = mask.to(keys.device)[:, None].expand(-1, real.shape[1], -1).gather(2, slots.expand(real.shape))
-    real = real & tokens
-    return Kept(keys, values, slots) if bool(real.all()) else pick(keys, values, slots, real)
-
-
-def _copied(layer: Any) -> Any:
-    return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
-
-
-def _repeat(layer: Any, repeats: int, batch: int) -> None:
-    # layers with a recurrent state beside their keys repeat only the keys by `batch_repeat_interleave`
-    layer.reorder_cache(torch.arange(batch).repeat_interleave(repeats))
-
-
-def _nbytes(layer: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors_of(layer))
-
-
-def tensors_of(layer: Any) -> list[torch.Tensor]:
-    """Every tensor that a layer of transformers' cache holds."""
-    found: list[torch.Tensor] = []
-    for value in vars(layer).values():
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        found += [part for part in parts if isinstance(part, torch.Tensor)]
-    return found
-
-
-def _take_deltas(model: Any, before: Any, batch: int) -> torch.Tensor | None:
-    """What the forward left on the model, which gets back what it had."""
-    inner = getattr(model, "model", model)
-    made = getattr(inner, "rope_deltas", None)
-    if not hasattr(inner, "get_rope_index"):
-        return None
-    inner.rope_deltas = before
-    if made is None:
-        return torch.zeros(batch, 1, dtype=torch.long)
-    return made.reshape(-1, 1).expand(batch, 1).clone()
-
-
-def _images(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    from ..session import map_of
-
-    ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids")
-    if isinstance(kinds, torch.Tensor) and kinds.shape == ids.shape:
-        return kinds > 0
-    token = map_of(model).image_token_id
-    return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
-
-
-def _is_pictures(value: Any, shape: torch.Size) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[:2] != shape
-
-
-def _sum(held: Mapping[str, tuple[int, ...]], more: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shape of two tensors of pictures one after the other; along the second axis where the first is the batch."""
-    made = dict(held)
-    for name, shape in more.items():
-        if name not in held:
-            made[name] = shape
-            continue
-        axis = 1 if shape[0] == 1 and held[name][0] == 1 and len(shape) > 4 else 0
-        made[name] = tuple(a + b if i == axis else a for i, (a, b) in enumerate(zip(held[name], shape, strict=True)))
-    return made

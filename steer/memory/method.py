@@ -13,9 +13,8 @@ from .._config import encode_config
 from ..examples import Example
 from ..fitting import check, track
 from ..method import Method, _describe
-from ._asking import padding_matters
 from .memory import Memory
-from .reading import divergence
+from .reading import divergence, together
 from .words import Words
 
 if TYPE_CHECKING:
@@ -121,19 +120,18 @@ def certificate(
 
     Nothing is added up from bounds of parts: both are measured from end to end.
     """
-    # one at a time where a layer would take padding after the context for text
-    size = 1 if padding_matters(whole, None) else QUESTIONS
     made: dict[str, Any] = {
-        "calibration": divergence(model, whole, memory, batches(words, demonstrations, size)).to_dict(),
+        "calibration": divergence(model, whole, memory, batches(words, demonstrations, whole)).to_dict(),
         "share": {str(layer): share for layer, share in memory.share().items()},
         "nbytes": memory.nbytes,
         "nbytes_whole": whole.nbytes,
     }
     if probes:
-        made["held_out"] = divergence(model, whole, memory, batches(words, probes, size)).to_dict()
+        made["held_out"] = divergence(model, whole, memory, batches(words, probes, whole)).to_dict()
     return made
 
 
-def batches(words: Words, queries: Sequence[Example], size: int = QUESTIONS) -> list[Batch]:
-    """Questions after a memory, in batches."""
-    return [words.questions(queries[i : i + size]) for i in range(0, len(queries), size)]
+def batches(words: Words, queries: Sequence[Example], memory: Memory | None = None) -> list[Batch]:
+    """Questions after a memory, in batches; of one length where a layer would take padding after it for text."""
+    rows = together(memory or Memory.empty(words.model), words, queries, QUESTIONS)
+    return [words.questions([queries[i] for i in some]) for some in rows]

@@ -39,20 +39,20 @@ def ask(
     if not bound:
         memory.bind(model)
     try:
-        for together in _rows(memory, words, queries, batch_size):
-            batch = words.questions([queries[i] for i in together], memory.length > 0)
+        for rows in together(memory, words, queries, batch_size):
+            batch = words.questions([queries[i] for i in rows], memory.length > 0)
             given = {"past_key_values": memory} if memory.length else {}
             out = model.generate(**batch.inputs, **given, max_new_tokens=max_new_tokens, do_sample=False)
             fresh = out[:, batch.inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(fresh, skip_special_tokens=True)
-            written |= {i: text.strip() for i, text in zip(together, texts, strict=True)}
+            written |= {i: text.strip() for i, text in zip(rows, texts, strict=True)}
     finally:
         if not bound:
             memory.unbind()
     return [written[i] for i in range(len(queries))]
 
 
-def _rows(memory: Memory, words: Words, queries: Sequence[Example], size: int) -> list[list[int]]:
+def together(memory: Memory, words: Words, queries: Sequence[Example], size: int) -> list[list[int]]:
     """Which queries are asked together: any, or those of one length where padding would be taken for text."""
     groups: dict[int, list[int]] = {}
     apart = padding_matters(memory, None)

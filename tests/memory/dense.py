@@ -15,7 +15,7 @@ import steer
 
 @contextmanager
 def hidden(model: nn.Module, dropped: Mapping[int, torch.Tensor], heads: int) -> Iterator[None]:
-    """Later queries do not see dropped keys: bool (B, H_kv, S) by layer. The mask is written out in full, as numbers."""
+    """Later queries do not see dropped keys: bool (B, H_kv, S) by layer. The mask is written out in full."""
     handles = []
     layers = steer.inspect(model).tower().layers
     for index, drop in dropped.items():

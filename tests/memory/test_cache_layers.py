@@ -12,7 +12,7 @@ from torch import nn
 from steer.errors import InterventionError
 from steer.memory import Kept, Memory
 from steer.memory._masks import at_slots
-from steer.memory.memory import tensors_of
+from steer.memory._state import tensors_of
 from tests.engine.helpers import tiny_llama, tokens
 from tests.engine.test_fused import fused  # noqa: F401
 

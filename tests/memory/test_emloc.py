@@ -92,7 +92,7 @@ def test_trials_begin_at_their_layer_and_count_what_they_cost(vlm, shots) -> Non
     model, processor = vlm
     whole = memory.read(model, processor, shots, chunk=8)
     nothing = torch.zeros(whole.length, dtype=torch.bool)
-    trials = Trials(EMLoC(), model, whole, Words(model, processor).questions(shots), Limits(nothing, nothing, 0))
+    trials = Trials(EMLoC(), model, whole, [Words(model, processor).questions(shots)], Limits(nothing, nothing, 0))
     assert trials.exact
     assert trials.divergence(whole, 3) == 0.0
     keep = torch.zeros(1, 2, whole.length, dtype=torch.bool)
@@ -156,7 +156,7 @@ def test_memory_takes_part_in_the_softmax_only_when_told(vlm, shots) -> None:
     batch = Words(model, processor).questions(shots[4:])
     since = whole.length // 2
     with_it, without = (
-        Trials(EMLoC(memory_in_softmax=own), model, whole, batch, Limits(nothing, nothing, since)).scores
+        Trials(EMLoC(memory_in_softmax=own), model, whole, [batch], Limits(nothing, nothing, since)).scores
         for own in (True, False)
     )
     assert all((without[i][:, since:] >= with_it[i][:, since:] - 1e-5).all() for i in with_it)
@@ -174,15 +174,31 @@ def test_padding_observes_only_as_published(vlm) -> None:
     whole = memory.read(model, processor, shots, chunk=2)
     nothing = torch.zeros(whole.length, dtype=torch.bool)
     mend, old = (
-        Trials(EMLoC(padding_observes=p), model, whole, words.questions(shots), Limits(nothing, nothing, 0)).scores
+        Trials(EMLoC(padding_observes=p), model, whole, [words.questions(shots)], Limits(nothing, nothing, 0)).scores
         for p in (False, True)
     )
     alone = [
-        Trials(EMLoC(), model, whole, words.questions([shot]), Limits(nothing, nothing, 0)).scores for shot in shots
+        Trials(EMLoC(), model, whole, [words.questions([shot])], Limits(nothing, nothing, 0)).scores for shot in shots
     ]
     for layer in mend:
         torch.testing.assert_close(mend[layer], alone[0][layer] + alone[1][layer], rtol=1e-4, atol=1e-5)
         assert (old[layer] - mend[layer]).abs().max() > 1e-3
+
+
+def test_questions_that_are_asked_apart_give_what_they_give_together(vlm, shots) -> None:
+    model, processor = vlm
+    words = Words(model, processor)
+    whole = memory.read(model, processor, shots, chunk=8)
+    nothing = torch.zeros(whole.length, dtype=torch.bool)
+    one, two = (
+        Trials(EMLoC(), model, whole, asked, Limits(nothing, nothing, 0))
+        for asked in ([words.questions(shots)], [words.questions(shots[:3]), words.questions(shots[3:])])
+    )
+    for layer in one.scores:
+        torch.testing.assert_close(one.scores[layer], two.scores[layer], rtol=1e-4, atol=1e-5)
+    keep = torch.zeros(1, 2, whole.length, dtype=torch.bool)
+    keep[..., 0] = True
+    assert one.divergence(whole.keep({1: keep}), 1) == pytest.approx(two.divergence(whole.keep({1: keep}), 1), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_5"])
@@ -233,7 +249,7 @@ def test_the_chooser_keeps_the_memory_and_exactly_so_many_new_tokens(vlm, shots)
     whole = before.read(model, Words(model, processor).context(shots, 4)[1])
     answers = answer_slots(whole, before.length, [])
     method = EMLoC(sinks=0, special=False)
-    trials = Trials(method, model, whole, Words(*vlm).questions(shots[4:]), Limits(answers, answers, before.length))
+    trials = Trials(method, model, whole, [Words(*vlm).questions(shots[4:])], Limits(answers, answers, before.length))
     choose = _Chooser(method, trials, Limits(answers, answers, before.length))
     for layer in whole.places:
         keep = choose(layer, 5)
