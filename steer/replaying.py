@@ -1,7 +1,7 @@
 """Running a model from one of its layers upwards, on a hidden state that was seen before.
 
-The layers below are told to hand on what they handed on then, and run nothing. The model's own forward does the rest, so
-nothing of it is copied: masks, position embeddings, norms and the head are its own. What the first layers would have
+The layers below are told to hand on what they handed on then, and run nothing. The model's own forward does the rest,
+so nothing of it is copied: masks, position embeddings, norms and the head are its own. What the first layers would have
 been given (pictures, embeddings) does not matter any more.
 """
 

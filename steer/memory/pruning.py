@@ -20,7 +20,8 @@ def prunable(model: nn.Module, cache: Any) -> dict[int, int]:
     """The layers whose cache can be pruned, by their index in the text tower, with their place in the cache.
 
     These are softmax self-attentions that keep every token for themselves. Sliding windows, linear and state-space
-    layers, cross-attention, and layers whose keys another layer reads are left as they are.
+    layers, cross-attention, layers whose keys another layer reads, and attention that learns a bias by distance, which
+    it works out from the number of keys, are left as they are.
     """
     from ..session import map_of
 
@@ -28,7 +29,12 @@ def prunable(model: nn.Module, cache: Any) -> dict[int, int]:
     for index, mixer in self_attentions(map_of(model)).items():
         module = model.get_submodule(mixer.path)
         place = cache_layer(cache, module)
-        if place is None or type(place[0][place[1]]) not in (DynamicLayer, KeptLayer) or _lends(module):
+        if (
+            place is None
+            or type(place[0][place[1]]) not in (DynamicLayer, KeptLayer)
+            or _lends(module)
+            or _by_distance(module)
+        ):
             continue
         found[index] = place[1]
     return found
@@ -88,6 +94,11 @@ def _fork(layer: Any) -> Any:
         return copy.copy(layer)
     # a dynamic layer grows into new tensors; others, such as a recurrent state, may be written to
     return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
+
+
+def _by_distance(module: nn.Module) -> bool:
+    """Whether it adds a learned bias for each distance between query and key, as T5 does."""
+    return any(hasattr(module, name) for name in ("relative_attention_bias", "has_relative_attention_bias"))
 
 
 def _lends(module: nn.Module) -> bool:

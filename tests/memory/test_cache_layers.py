@@ -10,7 +10,7 @@ import transformers as hf
 from torch import nn
 
 from steer.errors import InterventionError
-from steer.memory import Kept, Memory
+from steer.memory import Kept, Memory, prunable, prune
 from steer.memory._masks import at_slots
 from steer.memory._state import tensors_of
 from tests.engine.helpers import tiny_llama, tokens
@@ -224,3 +224,13 @@ def test_a_compiled_model_runs_on_a_memory() -> None:
     compiled = torch.compile(model, backend="eager")
     found = compiled(**asked, past_key_values=kept).logits
     torch.testing.assert_close(found, truth, **CLOSE)
+
+
+def test_a_bias_by_distance_is_left_alone() -> None:
+    """T5 works its bias out from the number of keys: a pruned layer would shift it without a word."""
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 50}
+    model = hf.T5ForConditionalGeneration(hf.T5Config(**sizes, decoder_start_token_id=0)).eval()
+    out = model(input_ids=torch.tensor([[3, 4, 5]]), decoder_input_ids=torch.tensor([[0, 6, 7]]), use_cache=True)
+    assert prunable(model, out.past_key_values) == {}
+    with pytest.raises(InterventionError, match="cannot be pruned"):
+        prune(model, out.past_key_values, {0: torch.ones(1, 4, 3, dtype=torch.bool)})

@@ -201,6 +201,21 @@ def test_questions_that_are_asked_apart_give_what_they_give_together(vlm, shots)
     assert one.divergence(whole.keep({1: keep}), 1) == pytest.approx(two.divergence(whole.keep({1: keep}), 1), rel=1e-3)
 
 
+def test_demonstrations_of_several_pictures_and_of_none_go_into_one_memory(vlm) -> None:
+    """Frames of a video are pictures in a row; a demonstration in words alone may stand between them."""
+    model, processor = vlm
+    pictures = [one.images[0] for one in zoo.examples("colour", "demo", 6)]
+    shots = [
+        steer.Example("?", "red", tuple(pictures[:3])),
+        steer.Example("what colour is it?", "blue"),
+        steer.Example("?", "green", tuple(pictures[3:5])),
+    ]
+    made = EMLoC(max_divergence=0.02).build(model, processor, shots, chunk=2, progress=False)
+    assert int(made.images.sum()) == 5 * 9
+    assert made.info["certificate"]["calibration"]["tokens"] == 3
+    assert made.ask(model, processor, [steer.Example("?", "", tuple(pictures[4:6]))])
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_5"])
 def test_it_runs_on_every_family_that_keeps_a_cache(name) -> None:
     model, processor, shots = seeing(name)

@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 
 STRONG = {PUBLISHED: "#d1495b", OURS: "#111111", WHOLE: "#2e86ab"}
 TITLES = {"A": "(A) pictures, 64 demonstrations", "B": "(B) words, 24 demonstrations"}
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MARKS = "osv^D<>pPX*"
 
 
@@ -22,11 +23,12 @@ def draw(settings: Mapping[str, Records], cells: Mapping[str, list[Cell]], folde
     """Write memory.png, as far as there are numbers."""
     if not settings:
         return
-    figure, axes = plt.subplots(2, 2, figsize=(12.5, 9))
+    figure, axes = plt.subplots(2, 2, figsize=(14, 9))
     for axis, name in zip(axes[0], ("A", "B"), strict=True):
         if name in settings:
             _accuracy(axis, settings[name], cells[name])
         axis.set_title(TITLES[name], fontsize=11)
+    _legend(axes[0])
     _divergence(axes[1, 0], settings)
     _peak(axes[1, 1], settings)
     figure.tight_layout()
@@ -50,11 +52,20 @@ def _accuracy(axis: Any, records: Records, cells: Sequence[Cell]) -> None:
         found = records.accuracy(row, cells)
         if found is not None:
             axis.axhline(found[0], color="#888888", ls=line, lw=1)
-            axis.annotate(row, (0.995, found[0]), fontsize=8, color="#666666", ha="right", va="bottom")
-    axis.set(xlabel="share of the tokens that is kept", ylabel="accuracy", xlim=(0, 1), ylim=(-0.03, 1.05))
+            axis.annotate(row, (0.95, found[0]), fontsize=8, color="#666666", ha="right", va="bottom")
+    axis.set(xlabel="share of the tokens that is kept", ylabel="accuracy", xscale="log", ylim=(-0.03, 1.05))
+    axis.set_xticks(SHARES, [f"{share:g}" for share in SHARES])
+    axis.minorticks_off()
     axis.grid(alpha=0.25)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, loc="lower right", ncol=2)
+
+
+def _legend(axes: Sequence[Any]) -> None:
+    """One for both, beside the second."""
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        axes[-1].legend(
+            handles.values(), handles.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False
+        )
 
 
 def _points(records: Records, cells: Sequence[Cell], names: Sequence[str]) -> list[tuple[float, float]]:
@@ -78,13 +89,13 @@ def _divergence(axis: Any, settings: Mapping[str, Records]) -> None:
                 label = f"{family} ({setting})" if delta == DELTAS[1] else None
                 axis.scatter(at, [max(one, 1e-6) for one in found], label=label, **looks)
     axis.plot((0.003, 0.08), (0.003, 0.08), color="#888888", ls="--", lw=1)
-    axis.annotate("the bound", (0.06, 0.07), fontsize=8, color="#666666", ha="right")
+    axis.annotate("the bound", (0.08, 0.08), fontsize=8, color="#666666", ha="left", va="center")
     axis.set(xscale="log", yscale="log", xlabel="delta", ylabel="held-out JS, one point a memory")
     axis.set_xticks(DELTAS, [f"{delta:g}" for delta in DELTAS])
     axis.minorticks_off()
     axis.set_title("Divergence from the whole context on held-out questions", fontsize=11)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
 
 
 def _peak(axis: Any, settings: Mapping[str, Records]) -> None:
@@ -103,4 +114,4 @@ def _peak(axis: Any, settings: Mapping[str, Records]) -> None:
     axis.set_xticks(parts, [str(one) for one in parts])
     axis.minorticks_off()
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
