@@ -54,7 +54,10 @@ def _accuracy(axis: Any, records: Records, cells: Sequence[Cell]) -> None:
             axis.axhline(found[0], color="#888888", ls=line, lw=1)
             axis.annotate(row, (0.95, found[0]), fontsize=8, color="#666666", ha="right", va="bottom")
     axis.set(xlabel="share of the tokens that is kept", ylabel="accuracy", xscale="log", ylim=(-0.03, 1.05))
-    axis.set_xticks(SHARES, [f"{share:g}" for share in SHARES])
+    least = 0.8 * min((line.get_xdata()[0] for line in axis.lines if line.get_label()[0] != "_"), default=SHARES[0])
+    ticks = [share for share in SHARES if share > least]
+    axis.set_xticks(ticks, [f"{share:g}" for share in ticks])
+    axis.set_xlim(least, 1.05)
     axis.minorticks_off()
     axis.grid(alpha=0.25)
 
@@ -89,7 +92,7 @@ def _divergence(axis: Any, settings: Mapping[str, Records]) -> None:
                 label = f"{family} ({setting})" if delta == DELTAS[1] else None
                 axis.scatter(at, [max(one, 1e-6) for one in found], label=label, **looks)
     axis.plot((0.003, 0.08), (0.003, 0.08), color="#888888", ls="--", lw=1)
-    axis.annotate("the bound", (0.08, 0.08), fontsize=8, color="#666666", ha="left", va="center")
+    axis.annotate("the bound", (0.003, 0.0031), fontsize=8, color="#666666", ha="left", va="bottom", rotation=22)
     axis.set(xscale="log", yscale="log", xlabel="delta", ylabel="held-out JS, one point a memory")
     axis.set_xticks(DELTAS, [f"{delta:g}" for delta in DELTAS])
     axis.minorticks_off()

@@ -67,7 +67,7 @@ class Setting(ABC):
         return {"setting": self.name, "weights": digest.hexdigest(), "threads": torch.get_num_threads(), **versions}
 
     def ablation(self) -> list[Row]:
-        """Ours without each mend."""
+        """Ours with one thing changed."""
         return []
 
     def with_vector(self, task: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from protocol import BOTH, DELTA, DELTAS, FULL, KEEPS, MENDS, OURS, PUBLISHED, SCORERS, VECTOR, WHOLE, ZERO
+from protocol import ABLATION, BOTH, DELTA, DELTAS, FULL, KEEPS, OURS, PUBLISHED, SCORERS, VECTOR, WHOLE, ZERO
 from records import Cell, Interval, Records
 
 EMLOCS = (PUBLISHED, OURS, WHOLE)
@@ -71,8 +71,8 @@ def shares(records: Records, cells: Sequence[Cell]) -> str:
 
 
 def ablation(records: Records, cells: Sequence[Cell]) -> str:
-    """Ours at the middle bound, whole and without each mend."""
-    names = {f"emloc-without-{name}:delta={DELTA:g}": name for name in MENDS}
+    """Ours at the middle bound, and with one thing changed."""
+    names = [f"{name}:delta={DELTA:g}" for name in ABLATION]
     known = [name for name in names if records.has(name, cells) == list(cells) and cells]
     if not known:
         return ""
