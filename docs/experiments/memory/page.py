@@ -57,6 +57,7 @@ other than 0.2 and 0.5, the ablation.
 """,
 }
 MAIN = {"A": 64, "B": 24}
+PASSKEY = [("passkey", 8)]
 
 
 def write(folder: Path, draw: bool = True) -> str:
@@ -98,6 +99,7 @@ def _sections(name: str, records: Records) -> list[str]:
         tables.by_cell(records),
         "### At equal shares\n",
         tables.shares(records, cells),
+        *(("### At equal shares (passkey)\n", tables.shares(records, PASSKEY)) if name == "B" else ()),
         "### With one thing changed\n" if tables.ablation(records, cells) else "",
         tables.ablation(records, cells),
         "### With a vector\n" if tables.vector(records) else "",
