@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -16,8 +17,8 @@ from steer.memory.method import batches
 from ._importance import always_kept, answer_slots
 from ._search import Limits, search
 
-ATTEMPTS = 4
-"""Bounds for the parts that are tried until the whole memory holds its own."""
+ATTEMPTS = 8
+"""Bounds for the parts that are tried, each at most half the last, until the whole memory holds its own."""
 
 
 @dataclass
@@ -118,6 +119,12 @@ class EMLoC(MemoryMethod):
             if reached <= self.max_divergence:
                 break
             aimed *= min(0.5, 0.8 * self.max_divergence / reached)
+        else:
+            warnings.warn(
+                f"this memory's answers are {reached:.4g} nats from those after the whole context, where at most "
+                f"{self.max_divergence:.4g} was asked for, after {ATTEMPTS} attempts; its certificate says so too",
+                stacklevel=2,
+            )
         return replace(memory, info={**memory.info, "config": encode_config(self), "aimed": aimed}).bind(model)
 
     def compress(

@@ -281,3 +281,12 @@ def test_unused_inputs_helper_matches_the_model(vlm, shots) -> None:
     batch = Words(model, processor).questions(shots)
     _, predicts = answer_inputs(model, whole, batch)
     assert int(predicts.sum()) == answer_logits(model, whole, batch).shape[0]
+
+
+def test_a_bound_that_is_not_reached_is_told(vlm, monkeypatch) -> None:
+    import steer_memory.emloc as own
+
+    monkeypatch.setattr(own, "ATTEMPTS", 1)
+    shots = zoo.examples("colour", "demo", 16)
+    with pytest.warns(UserWarning, match="certificate"):
+        EMLoC(max_divergence=0.005, special=True, end_to_end=True).build(*vlm, shots, chunk=4, progress=False)
