@@ -116,6 +116,7 @@ def test_an_empty_memory_is_shown(steer_cli, tmp_path):
     model = FAMILIES["llava"].model()
     Memory.empty(model).bind(model).save(tmp_path)
     assert steer_cli("memory", "show", tmp_path).code == 0
+    pytest.importorskip("matplotlib")
     ran = steer_cli("memory", "show", tmp_path, "--png", tmp_path / "x.png")
     assert (ran.code, "nothing to draw" in ran.err) == (1, True)
 
