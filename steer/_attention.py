@@ -152,14 +152,16 @@ class AttentionSlot:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         call = Call(query, key, value, mask, dict(kwargs), self._name, bool(causal) and self._causes)
-        call.slots = _slots(module)
+        if any(plan.keys or plan.values or plan.biases for plan in self.plans):
+            call.slots = _slots(module)
         width = value.shape[-1]
         for plan in self.plans:
             call.query = _through(plan.queries, call.query, None)
             call.key = _through(plan.keys, call.key, call.slots)
             call.value = _through(plan.values, call.value, call.slots)
         self._keep(call)
-        as_read = copy.copy(call)
+        keepers = [keeper for plan in self.plans for keeper in plan.keepers]
+        as_read = copy.copy(call) if keepers else call
         if any(plan.prefixes for plan in self.plans):
             _crop_unfilled(call)
         factors = self._factors(call)
@@ -170,9 +172,8 @@ class AttentionSlot:
                 factors = [(a, torch.nn.functional.pad(b, (0, 0, grown - b.shape[2], 0))) for a, b in factors]
         extra = add_bias(call, factors) if factors else 0
         output = self._original(module, call.query, call.key, call.value, call.mask, *args[1:], **call.kwargs)
-        for plan in self.plans:
-            for keeper in plan.keepers:
-                keeper(module, as_read)
+        for keeper in keepers:
+            keeper(module, as_read)
         if not extra:
             return output
         return (output[0][..., :width], *output[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import avg_pool1d
 import steer
 from steer import ops, sites
 from steer.memory import Memory, Seen
+from steer.prompts import IGNORED, Batch
 from steer_kernels import best
 
 
@@ -69,15 +71,23 @@ def always_kept(processor: Any, memory: Memory, since: int, sinks: int, special:
     return chosen
 
 
-def answer_slots(memory: Memory, since: int, answers: list[list[int]]) -> torch.Tensor:
-    """The slots of a part at which the demonstrations' answers stand, bool (S,), found one after the other."""
+def answer_slots(memory: Memory, since: int, asked: Sequence[Batch]) -> torch.Tensor:
+    """The slots of a part at which the demonstrations' answers stand, bool (S,): each behind its own question."""
     tokens = memory.tokens[0, since:].tolist()
     chosen = torch.zeros(memory.length, dtype=torch.bool, device=memory.tokens.device)
-    at = 0
-    for answer in answers:
-        found = next((i for i in range(at, len(tokens)) if tokens[i : i + len(answer)] == answer), None)
-        if found is None:
-            continue
-        chosen[since + found : since + found + len(answer)] = True
-        at = found + len(answer)
+    for question, answer in _read_alike(asked):
+        both, skipped = question + answer, len(question)
+        for at in range(len(tokens) - len(both) + 1):
+            if tokens[at : at + len(both)] == both:
+                chosen[since + at + skipped : since + at + len(both)] = True
     return chosen
+
+
+def _read_alike(asked: Sequence[Batch]) -> Iterator[tuple[list[int], list[int]]]:
+    """The tokens of each question and of its answer, without padding."""
+    for batch in asked:
+        assert batch.answers is not None
+        for ids, real, answer in zip(
+            batch.inputs["input_ids"], batch.inputs["attention_mask"].bool(), batch.answers, strict=True
+        ):
+            yield ids[real].tolist(), answer[answer != IGNORED].tolist()

@@ -11,7 +11,7 @@ import torch
 
 import steer
 from steer._config import encode_config
-from steer.memory import Memory, MemoryMethod, Words
+from steer.memory import Memory, MemoryMethod, Words, certificate, read
 from steer.memory.method import batches
 
 from ._importance import always_kept, answer_slots
@@ -111,11 +111,15 @@ class EMLoC(MemoryMethod):
         """As `MemoryMethod.build`; with `end_to_end`, as often as it takes to hold the bound from end to end."""
         if not self.end_to_end or self.budget is not None:
             return super().build(model, processor, demonstrations, **options)
-        aimed = self.max_divergence
+        aimed, probes = self.max_divergence, options.get("probes", ())
+        template = options.get("template")
+        words = Words(model, processor, template)
+        whole = read(model, processor, demonstrations, chunk=options.get("chunk", 4), template=template)
         for _ in range(ATTEMPTS):
             once = replace(self, max_divergence=aimed, end_to_end=False)
-            memory = once.build(model, processor, demonstrations, **{**options, "certify": True})
-            reached = memory.info["certificate"]["calibration"]["mean"]
+            memory = once.build(model, processor, demonstrations, **{**options, "certify": False})
+            measured = certificate(model, whole, memory, words, demonstrations, probes)
+            reached = measured["calibration"]["mean"]
             if reached <= self.max_divergence:
                 break
             aimed *= min(0.5, 0.8 * self.max_divergence / reached)
@@ -125,7 +129,8 @@ class EMLoC(MemoryMethod):
                 f"{self.max_divergence:.4g} was asked for, after {ATTEMPTS} attempts; its certificate says so too",
                 stacklevel=2,
             )
-        return replace(memory, info={**memory.info, "config": encode_config(self), "aimed": aimed}).bind(model)
+        info = {**memory.info, "config": encode_config(self), "aimed": aimed, "certificate": measured}
+        return replace(memory, info=info).bind(model)
 
     def compress(
         self,
@@ -138,13 +143,13 @@ class EMLoC(MemoryMethod):
     ) -> Memory:
         """Read a part, score its tokens by its own answers, and keep what the bound or the budget allows."""
         whole = before.read(model, inputs)
-        answers = [[token for token in row.tolist() if token >= 0] for row in words.questions(shots).answers]
+        asked = batches(words, shots, whole)
         limits = Limits(
             always=always_kept(words.processor, whole, before.length, self.sinks, self.special),
-            answers=answer_slots(whole, before.length, answers),
+            answers=answer_slots(whole, before.length, asked),
             since=before.length,
         )
-        found = search(self, model, whole, batches(words, shots, whole), limits, self._budget(before, whole, total))
+        found = search(self, model, whole, asked, limits, self._budget(before, whole, total))
         steps = [*before.info.get("search", ()), found.spent]
         return replace(whole.keep(found.keep), info={**before.info, "search": steps})
 

@@ -16,7 +16,7 @@ from .._step import Place, RowChoice, Tally
 from ..ops import Keep
 from ._helping import STASH, Masks, cache_layer
 from .layer import KeptLayer
-from .pruning import _lends, kept_layer
+from .pruning import kept_layer, stays_whole
 from .seen import Seen
 
 
@@ -45,7 +45,7 @@ class Keeper:
     def __call__(self, module: nn.Module, call: Call) -> None:
         """Look at a call of the attention function whose keys are in the cache already."""
         found = cache_layer(module.__dict__.get(STASH), module)
-        if found is None or type(found[0][found[1]]) not in (DynamicLayer, KeptLayer) or _lends(module):
+        if found is None or type(found[0][found[1]]) not in (DynamicLayer, KeptLayer) or stays_whole(module):
             return
         layers, index = found
         batch, _, length, _ = call.query.shape

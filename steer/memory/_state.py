@@ -31,7 +31,7 @@ def everything_kept(layer: Any, mask: torch.Tensor) -> Kept:
 
 def copied(layer: Any) -> Any:
     """A layer of transformers' cache that can be written to; its growing kinds never write to what they hold."""
-    return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
+    return copy.copy(layer) if type(layer) in (DynamicLayer, KeptLayer) else copy.deepcopy(layer)
 
 
 def repeat(layer: Any, repeats: int, batch: int) -> None:

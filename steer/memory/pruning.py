@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import InterventionError
 from ._helping import cache_layer, masks_of, self_attentions
+from ._state import copied
 from .kept import pick
 from .layer import KeptLayer
 
@@ -29,12 +30,7 @@ def prunable(model: nn.Module, cache: Any) -> dict[int, int]:
     for index, mixer in self_attentions(map_of(model)).items():
         module = model.get_submodule(mixer.path)
         place = cache_layer(cache, module)
-        if (
-            place is None
-            or type(place[0][place[1]]) not in (DynamicLayer, KeptLayer)
-            or _lends(module)
-            or _by_distance(module)
-        ):
+        if place is None or type(place[0][place[1]]) not in (DynamicLayer, KeptLayer) or stays_whole(module):
             continue
         found[index] = place[1]
     return found
@@ -85,15 +81,13 @@ def forked(cache: Any) -> Any:
         made.cross_attention_cache = forked(cache.cross_attention_cache)
         made.is_updated = dict(cache.is_updated)
         return made
-    made.layers = [_fork(layer) for layer in cache.layers]
+    made.layers = [copied(layer) for layer in cache.layers]
     return made
 
 
-def _fork(layer: Any) -> Any:
-    if isinstance(layer, KeptLayer):
-        return copy.copy(layer)
-    # a dynamic layer grows into new tensors; others, such as a recurrent state, may be written to
-    return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
+def stays_whole(module: nn.Module) -> bool:
+    """Whether an attention's keys may not be dropped: others read them, or their number says how far they are."""
+    return _lends(module) or _by_distance(module)
 
 
 def _by_distance(module: nn.Module) -> bool:

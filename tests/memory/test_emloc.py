@@ -129,9 +129,7 @@ def test_answers_do_not_drive_out_the_first_token(vlm, shots) -> None:
     model, processor = vlm
     old = EMLoC.published(budget=0.08).build(model, processor, shots, chunk=8, progress=False, certify=False)
     new = EMLoC(budget=0.2).build(model, processor, shots, chunk=8, progress=False, certify=False)
-    answers = answer_slots(
-        old, 0, [[t for t in row.tolist() if t >= 0] for row in Words(*vlm).questions(shots).answers]
-    )
+    answers = answer_slots(old, 0, [Words(*vlm).questions(shots)])
     for layer in old.places:
         assert bool(answers[old.kept(layer).slots].all())
         assert bool((new.kept(layer).slots == 0).any(-1).all())
@@ -142,7 +140,7 @@ def test_answers_do_not_drive_out_the_first_token(vlm, shots) -> None:
 def test_answers_are_found_where_they_stand(vlm, shots) -> None:
     whole = memory.read(*vlm, shots, chunk=4)
     answers = [[t for t in row.tolist() if t >= 0] for row in Words(*vlm).questions(shots).answers]
-    slots = answer_slots(whole, 0, answers)
+    slots = answer_slots(whole, 0, [Words(*vlm).questions(shots)])
     assert whole.tokens[0][slots].tolist() == [t for answer in answers for t in answer]
     special = always_kept(vlm[1], whole, 0, 2, True)
     assert special[:2].all()
@@ -274,13 +272,22 @@ def test_the_chooser_keeps_the_memory_and_exactly_so_many_new_tokens(vlm, shots)
         assert torch.equal(keep[0, :, 12:].nonzero()[:, 1].view(2, 5), best)
 
 
-def test_unused_inputs_helper_matches_the_model(vlm, shots) -> None:
-    """The rows that predict are as many as the answers' tokens."""
+def test_one_row_predicts_each_token_of_an_answer(vlm, shots) -> None:
+    """Every answer is one word, and a word is one token."""
     model, processor = vlm
     whole = memory.read(model, processor, shots, chunk=8)
     batch = Words(model, processor).questions(shots)
     _, predicts = answer_inputs(model, whole, batch)
-    assert int(predicts.sum()) == answer_logits(model, whole, batch).shape[0]
+    assert int(predicts.sum()) == answer_logits(model, whole, batch).shape[0] == len(shots)
+
+
+def test_an_answer_that_stands_in_its_question_too_is_found_behind_it(vlm) -> None:
+    shots = [steer.Example("is it red?", "red"), steer.Example("red left", "left"), steer.Example("left", "red")]
+    whole = memory.read(*vlm, shots, chunk=3)
+    slots = answer_slots(whole, 0, [Words(*vlm).questions(shots)])
+    words = vlm[1].tokenizer.convert_ids_to_tokens(whole.tokens[0].tolist())
+    ends = [i for i, word in enumerate(words) if "end" in word]
+    assert slots.nonzero()[:, 0].tolist() == [end - 1 for end in ends]
 
 
 def test_a_bound_that_is_not_reached_is_told(vlm, monkeypatch) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from steer.memory import Memory
 from tests.engine.families import FAMILIES, Family
 
+from .answers import CLOSE, GREEDY
+
 DECODERS = [name for name in FAMILIES if name not in ("florence2", "blip")]
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "max_new_tokens": 5,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-    "return_dict_in_generate": True,
-    "output_logits": True,
-}
 
 
 def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -28,7 +19,7 @@ def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     for name in {n for part in parts for n in part}:
         tensors = [part[name] for part in parts if name in part]
         shape = parts[-1]["input_ids"].shape
-        axis = 1 if parts[-1].get(name, tensors[-1]).shape[:2] == shape or tensors[0].shape[:1] == (1,) == () else 0
+        axis = 1 if parts[-1].get(name, tensors[-1]).shape[:2] == shape else 0
         made[name] = torch.cat(tensors, dim=axis)
     return made
 
