@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .recording import record
     from .registry import create, load, methods
     from .session import Session, attach
+    from .two_stream import TwoStream
 
 _HOMES = {
     "Demonstrations": "demonstrations",
@@ -36,6 +37,7 @@ _HOMES = {
     "Positions": "positions",
     "Session": "session",
     "SteerError": "errors",
+    "TwoStream": "two_stream",
     "attach": "session",
     "create": "registry",
     "fold": "_folding",
@@ -57,6 +59,7 @@ __all__ = [
     "Positions",
     "Session",
     "SteerError",
+    "TwoStream",
     "__version__",
     "attach",
     "create",

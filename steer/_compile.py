@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _hooks
+from . import _hooks, _streams
 from ._address import Target, resolve
 from ._attention import AttentionPlan, Bias, PrefixRows
 from ._params import Ready, Slot
@@ -18,7 +18,7 @@ from ._tracker import Tracker
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
 from .model_map import Attention, ModelMap, Projection
-from .ops import Apply, Keep, KeyBias, Prefix
+from .ops import Append, Apply, Around, Keep, KeyBias, Prefix
 from .positions import Positions
 from .sites import Site
 
@@ -57,13 +57,16 @@ class Compiler:
         self._mixers: dict[str, Attention] = {}
         self._cache: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
         self._logits: list[Step | Tap] = []
+        self._fields: dict[tuple[str, str], list[Step | Tap]] = {}
         self._choices: dict[tuple[str, Positions | None], RowChoice] = {}
         self._keeps: dict[str, AttentionPlan] = {}
 
     def add(self, item: Intervention) -> None:
         """Compile one intervention."""
         places: list[tuple[Place, Tally]] = []
-        if item.site.name in ("key_bias", "kv_prefix", "cache"):
+        if isinstance(item.op, Around):
+            places.append(self._around(item.op))
+        elif item.site.name in ("key_bias", "kv_prefix", "cache"):
             self._add_special(item, places)
         else:
             needs_frame = bool(getattr(item.op, "needs_frame", False))
@@ -74,13 +77,15 @@ class Compiler:
                 step = Step(place, self._choice(item.site), bound, item.gate, self.measure, needs_frame)
                 places.append((place, step.tally))
                 self._file(item.site, target, step)
+            if isinstance(item.op, Append):
+                self._widen(item.site.tower)
         self.plan.tallies.append(places)
 
     def record(self, site: Site, keep: Record) -> list[Place]:
         """Compile one recording; `keep` gets every tensor as it passes, with its place."""
         if site.name == "cache":
             return self._record_cache(site, keep)
-        if site.name in ("key_bias", "kv_prefix"):
+        if site.name in ("key_bias", "kv_prefix", "call"):
             raise InterventionError(f"site {site.name!r} has no tensor of its own to record; record head_q and head_k")
         places = []
         for target, place, _ in self._places(site):
@@ -95,6 +100,8 @@ class Compiler:
             self._hook(_hooks.before, module(path), steps)
         for path, steps in self._after.items():
             self._hook(_hooks.after, module(path), steps)
+        for (path, name), steps in self._fields.items():
+            self._hook(_hooks.after_field, module(path), name, steps)
         for mixer, steps in self._out.values():
             self._finish_head_out(mixer, steps)
         for path, parts in self._projected.items():
@@ -125,8 +132,8 @@ class Compiler:
         if site.name == "logits":
             return [(None, Place("logits", "text", -1), None)]
         tower = self.map.tower(site.tower)
-        if site.name == "embeddings":
-            return [(None, Place("embeddings", site.tower, -1), tower.width)]
+        if site.name in ("embeddings", "token_embeddings", "features"):
+            return [(None, Place(site.name, site.tower, -1), _streams.width(site, self.map, tower))]
         found: list[tuple[Target | None, Place, int | None]] = []
         for target in resolve(site, self.map):
             mixer = target.attention
@@ -156,6 +163,10 @@ class Compiler:
         """Put a step where its module's hook will be made."""
         if site.name == "logits":
             self._logits.append(step)
+            return
+        if site.name in ("token_embeddings", "features"):
+            where, name = _streams.place(site, self.map)
+            (self._fields.setdefault((where, name), []) if name else self._after.setdefault(where, [])).append(step)
             return
         tower = self.map.tower(site.tower)
         if site.name == "embeddings":
@@ -196,6 +207,16 @@ class Compiler:
                     f"registry nor has a projection that gives {part}"
                 )
             self._projected.setdefault(mixer.path, {}).setdefault(part, []).append(step)
+
+    def _around(self, op: Around) -> tuple[Place, Tally]:
+        place, tally = Place("call", "", -1), Tally()
+        self._hook(_streams.around, self.model, op, tally)
+        return place, tally
+
+    def _widen(self, tower: str) -> None:
+        """Have the masks of a tower that is given more rows let everything see them."""
+        for layer in _streams.growing(self.map, self.map.tower(tower)):
+            self._hook(_streams.widen, self.model.get_submodule(layer.path))
 
     def _attention(self, mixer: Attention) -> AttentionPlan:
         return self.plan.attention.setdefault(mixer.path, AttentionPlan())

@@ -47,6 +47,21 @@ def after(module: nn.Module, steps: Steps) -> Any:
     return module.register_forward_hook(hook)
 
 
+def after_field(module: nn.Module, name: str, steps: Steps) -> Any:
+    """Run steps on one field of a module's output."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        x = getattr(output, name, None)
+        if not isinstance(x, torch.Tensor):
+            raise MappingError(f"{type(module).__name__} returned no `{name}`; call it with return_dict=True")
+        for step in steps:
+            x = step(x)
+        output[name] = x
+        return output
+
+    return module.register_forward_hook(hook)
+
+
 def before_out_proj(module: nn.Module, steps: Steps, heads: int, plan: AttentionPlan | None) -> Any:
     """Run steps on the input of an output projection, seen as (..., T, H, d_v)."""
 

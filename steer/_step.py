@@ -234,7 +234,8 @@ class Step:
         else:
             unit = x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1)
             tally.rows = tally.rows + x.numel() // max(unit, 1)
-        if self.measure == "all" or (self.measure == "first" and tally.total is None):
+        # rows that were added or taken away have not moved
+        if x.shape == y.shape and (self.measure == "all" or (self.measure == "first" and tally.total is None)):
             tally.measure(x, y, mask)
         if self.measure != "all" and self.place.heads is None and self.gate is None and not self.needs_frame:
             self._unit = max(x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1), 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InterventionError
 from .gates import Gate
-from .ops import Keep, KeyBias, Op, Prefix
+from .ops import Around, Keep, KeyBias, Op, Prefix
 from .sites import Site
 
 
@@ -25,7 +25,7 @@ class Intervention:
     """
 
     site: Site
-    op: Op | Keep | KeyBias | Prefix
+    op: Op | Keep | KeyBias | Prefix | Around
     gate: Gate | None = None
     name: str = ""
 
@@ -40,7 +40,7 @@ class Intervention:
             raise InterventionError(f"ops.{kind} cannot act at {self.site.name!r}; it can at {', '.join(allowed)}")
         if self.gate is None:
             return
-        if self.site.name in ("kv_prefix", "cache"):
+        if self.site.name in ("kv_prefix", "cache", "call"):
             raise InterventionError(f"site {self.site.name!r} takes no gate")
         needs_query = self.gate.needs_query or self.gate.needs_lse
         if needs_query and self.site.name not in ("head_q", "head_out", "key_bias"):

@@ -111,6 +111,41 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class Feature:
+    """Where the feature of one stream appears.
+
+    Attributes:
+        path: the module's path in the model.
+        field: the field of its output that holds the feature; None where the output is the feature itself.
+        width: D of the feature, (B, D).
+    """
+
+    path: str
+    field: str | None
+    width: int
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How a model scores pictures against texts: two features, and an output made of both.
+
+    Attributes:
+        text, image: where the two features appear, as they are before they are normalised.
+        tokens: path of the table of token embeddings, whose output is before positions are added.
+        scores: the field of the model's output with the scores, (pictures, texts).
+        scores_per_text: the field with the same turned, (texts, pictures), if there is one.
+        options: arguments of the forward that make it score this way.
+    """
+
+    text: Feature
+    image: Feature
+    tokens: str
+    scores: str
+    scores_per_text: str | None = None
+    options: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelMap:
     """The towers of one model.
 
@@ -121,6 +156,8 @@ class ModelMap:
         logits: path of the module that makes the next-token scores, if there is one.
         image_token_id: the id that stands for image patches in `input_ids`, if there is one.
         num_parameters: of the whole model.
+        notes: what could not be mapped, in words.
+        streams: in a model that scores pictures against texts (CLIP), how it does.
     """
 
     model_class: str
@@ -130,6 +167,7 @@ class ModelMap:
     image_token_id: int | None = None
     num_parameters: int = 0
     notes: tuple[str, ...] = field(default=())
+    streams: Streams | None = None
 
     def tower(self, name: str = "text") -> Tower:
         """The tower of that name.

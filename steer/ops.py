@@ -16,21 +16,25 @@ import torch
 from steer_kernels import best
 
 from ._params import Number, Ready, Slot
+from ._rows import Append, Around, Drop, Write
 from .errors import InterventionError
 from .gates import BoundGate, Reading
 from .positions import Positions
 from .positions import all as all_positions
-from .sites import HEAD_SITES, WIDTH_SITES
+from .sites import HEAD_SITES, STREAM_SITES, WIDTH_SITES
 
 if TYPE_CHECKING:
     from .memory.seen import Seen
 
-__all__ = ["Add", "Apply", "Keep", "KeyBias", "LowRankQuery", "Op", "Prefix", "Replace", "Rotate", "Scale"]
+__all__ = [
+    "Add", "Append", "Apply", "Around", "Drop", "Keep", "KeyBias", "LowRankQuery", "Op", "Prefix", "Replace", "Rotate",
+    "Scale", "Write",
+]  # fmt: skip
 
 BoundOp = Callable[[torch.Tensor, Reading, torch.Tensor | None], torch.Tensor]
 """(x, reading, rows) -> new x; rows is a bool mask (B, T) or None for every row."""
 
-TENSOR_SITES = (*WIDTH_SITES, *HEAD_SITES, "logits")
+TENSOR_SITES = (*WIDTH_SITES, *STREAM_SITES, *HEAD_SITES, "logits")
 
 
 class Op(Protocol):

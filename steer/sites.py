@@ -17,9 +17,10 @@ Layers = Literal["all"] | int | Sequence[int]
 Heads = Literal["all"] | int | Sequence[int]
 
 WIDTH_SITES = ("embeddings", "resid_in", "resid_out", "attn_out", "mlp_out")
+STREAM_SITES = ("token_embeddings", "features")
 HEAD_SITES = ("head_q", "head_k", "head_v", "head_out")
 ATTENTION_SITES = ("head_q", "head_k", "head_v", "key_bias", "kv_prefix")
-NAMES = (*WIDTH_SITES, *HEAD_SITES, "key_bias", "kv_prefix", "cache", "logits")
+NAMES = (*WIDTH_SITES, *STREAM_SITES, *HEAD_SITES, "key_bias", "kv_prefix", "cache", "logits", "call")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Site:
 
     Attributes:
         name: one of `steer.sites.NAMES`.
-        layers: which layers of the tower; ignored by `embeddings` and `logits`.
+        layers: which layers of the tower; ignored where a site belongs to no layer.
         heads: which heads, at head sites.
         tower: `text`, `vision`, `audio`, `text_encoder`, `connector`, or a second one such as `vision_2`.
         positions: which rows; None for all.
@@ -60,6 +61,21 @@ class Site:
 def embeddings(tower: str = "text", positions: Positions | None = None) -> Site:
     """Token or patch embeddings before the first layer, (B, T, D)."""
     return Site("embeddings", tower=tower, positions=positions)
+
+
+def token_embeddings(positions: Positions | None = None) -> Site:
+    """The words of a two-stream model's texts before positions are added, (B, T, D)."""
+    return Site("token_embeddings", positions=positions)
+
+
+def features(tower: str = "text") -> Site:
+    """The feature of each text, or of each picture (`tower="vision"`), before it is normalised, (B, D)."""
+    return Site("features", tower=tower)
+
+
+def call() -> Site:
+    """The model's own call: its arguments and its output."""
+    return Site("call")
 
 
 def resid_in(layers: Layers = "all", tower: str = "text", positions: Positions | None = None) -> Site:

@@ -12,6 +12,7 @@ from .attention import Mixers
 from .layers import read_layer
 from .modules import CONVS, is_list, is_norm, linear_sizes
 from .stacks import Stack, find_stacks, loose_mixers
+from .streams import find_streams
 from .towers import Group, name_groups
 
 __all__ = ["inspect_model"]
@@ -37,6 +38,8 @@ def inspect_model(model: nn.Module) -> ModelMap:
         layers = tuple(replace(layer, index=index) for index, layer in enumerate(group.layers))
         towers[name] = Tower(name, group.path, group.width, layers, _embeddings(model, group, groups))
     config = getattr(model, "config", None)
+    notes = mixers.notes + [f"attention outside every stack: {path}" for path in loose_mixers(model, stacks)]
+    both = {"text", "vision"} <= set(towers) and not _writes(model)
     return ModelMap(
         model_class=type(model).__name__,
         model_type=getattr(config, "model_type", None) or "",
@@ -44,7 +47,8 @@ def inspect_model(model: nn.Module) -> ModelMap:
         logits=_logits(model),
         image_token_id=_image_token(config),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        notes=tuple(mixers.notes + [f"attention outside every stack: {path}" for path in loose_mixers(model, stacks)]),
+        notes=tuple(notes),
+        streams=find_streams(model)[0] if both else None,
     )
 
 
@@ -84,6 +88,10 @@ def _embeddings(model: nn.Module, group: Group, groups: list[Group]) -> str | No
 
 def _is_embedding(module: nn.Module) -> bool:
     return any(isinstance(child, (nn.Embedding, *CONVS)) for child in module.modules())
+
+
+def _writes(model: nn.Module) -> bool:
+    return bool(getattr(model, "can_generate", lambda: False)())
 
 
 def _logits(model: nn.Module) -> str | None:

@@ -15,7 +15,8 @@ from ..errors import FileFormatError, SteerError
 from ..files import write_whole
 
 NAME = "fit.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+# What the optimisers know of a tensor: AdamW's two, and SGD's one.
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 @dataclass
@@ -53,7 +54,8 @@ def write(
     tensors = {f"now.{name}": value for name, value in learned.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for name, value in learned.items():
-        tensors |= {f"{kind}.{name}": optimiser.state[value][kind] for kind in MOMENTS}
+        known = optimiser.state[value]
+        tensors |= {f"{kind}.{name}": known[kind] for kind in MOMENTS if known.get(kind) is not None}
     facts = {"identity": json.dumps(identity, sort_keys=True), "progress": json.dumps(asdict(progress))}
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,8 @@ def read(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         saved, progress = json.loads(facts["identity"]), Progress(**json.loads(facts["progress"]))
         _same(path, saved, identity)
-        moments = {name: {kind: tensors[f"{kind}.{name}"] for kind in MOMENTS} for name in learned}
+        kinds = [kind for kind in MOMENTS if any(key.startswith(f"{kind}.") for key in tensors)]
+        moments = {name: {kind: tensors[f"{kind}.{name}"] for kind in kinds} for name in learned}
         with torch.no_grad():
             for name, value in learned.items():
                 value.copy_(tensors[f"now.{name}"].view(value.shape))

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on a few tensors beside a frozen model, in one process or several, resumable to the bit."""
+"""The training loop: a few tensors beside a frozen model, in one process or several, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ OpenBatch = Callable[[Sequence[int]], AbstractContextManager[Mapping[str, torch.
 """Takes numbers of examples; inside the block gives each loss term, one number for each example, (B,)."""
 
 
+Backward = Callable[[Mapping[str, torch.Tensor], int], None]
+
+
 class NotFiniteError(SteerError):
     """A loss or gradient became NaN or infinite; the message has the step, the examples and the last checkpoint."""
 
@@ -45,6 +48,9 @@ class Job:
         folder: where checkpoints go, or None.
         identity: what makes this fit another one than others, as plain data.
         rates: by name, what the learning rate of a tensor is multiplied by.
+        backward: adds the gradients of a batch's losses, (name of a loss -> (B,), weighted) over so many examples; None
+            for those of their sum.
+        average: by epoch, from 0, how much the tensors at its end count in the result; None for the last or best ones.
         progress: show a bar.
     """
 
@@ -59,6 +65,8 @@ class Job:
     folder: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    backward: Backward | None = None
+    average: Sequence[float] | None = None
     progress: bool = True
 
 
@@ -81,7 +89,9 @@ class _Run:
         if not job.size or not job.learned:
             raise SteerError(f"{job.label}: there is nothing to fit: {job.size} examples, {len(job.learned)} tensors")
         groups = [{"params": [one], "rate": job.rates.get(name, 1.0)} for name, one in job.learned.items()]
-        self.optimiser = torch.optim.AdamW(groups, lr=job.options.lr, weight_decay=job.options.weight_decay)
+        if job.average is not None and job.dev_loss is not None:
+            raise SteerError(f"{job.label}: the mean over epochs and the best on dev cannot both be the result")
+        self.optimiser = job.options.optimiser(groups)
         self.steps = job.options.steps(job.size)
         self.an_epoch = math.ceil(job.size / job.options.batch_size)
         self.look_every = job.options.eval_every or self.an_epoch
@@ -116,10 +126,13 @@ class _Run:
             part = mine[start : start + micro]
             # The caller may stand in torch.no_grad().
             with torch.enable_grad(), job.open_batch(part) as terms:
-                loss = sum(job.weights[name] * terms[name] for name in job.weights)
-                assert isinstance(loss, torch.Tensor)
+                weighted = {name: job.weights[name] * terms[name] for name in job.weights}
+                loss = torch.stack(tuple(weighted.values())).sum(0)
                 bad += [one for one, finite in zip(part, loss.detach().isfinite().tolist(), strict=True) if not finite]
-                (loss.sum() / len(batch)).backward()
+                if job.backward is not None:
+                    job.backward(weighted, len(batch))
+                else:
+                    (loss.sum() / len(batch)).backward()
             for name in sums:
                 sums[name] += float(terms[name].detach().sum()) / len(batch)
         norm = self._gather(sums, bad, batch)
@@ -132,6 +145,13 @@ class _Run:
                 one.grad.mul_(job.options.max_grad_norm / norm)
         self.optimiser.step()
         self.now.step += 1
+        if job.average is not None and self.now.step % self.an_epoch == 0:
+            self._average(job.average[self.now.step // self.an_epoch - 1])
+
+    def _average(self, weight: float) -> None:
+        """Add the tensors as they are at an epoch's end to the mean that is the result."""
+        for name, value in _copy(self.job.learned).items():
+            self.best[name] = self.best.get(name, torch.zeros_like(value)) + weight * value
 
     def _gather(self, sums: dict[str, float], bad: list[int], batch: list[int]) -> float:
         """Add up losses and gradients over the processes; the gradient's length."""
