@@ -1,5 +1,8 @@
 """Examples from where people keep them: lists, JSON Lines files beside their pictures, Hugging Face datasets.
 
+Labelled pictures too, from a folder per class or a table (`labelled`), with what few-shot classification asks for:
+shots and halves of classes (`few_shot`), and pictures changed at random (`perturb`).
+
 Everything becomes a list of `steer.Example`. Pictures stay where they are until a prompt is made of them.
 """
 
@@ -10,15 +13,32 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from ..errors import SteerError, unknown_name
+from ..errors import SteerError
 from ..examples import Example
 from ._columns import Columns
 from ._files import read_file, read_split
+from ._pictures import opened
 from ._rows import row_example
+from ._splits import named, part, refuse_split
 from ._tables import is_table, read_table
 from ._writing import write
+from .few_shot import classes_of, few_shot, split, split_classes
+from .labelled import read_labelled
+from .perturb import flip, rand_augment, random_resized_crop
 
-__all__ = ["read", "write"]
+__all__ = [
+    "classes_of",
+    "few_shot",
+    "flip",
+    "opened",
+    "rand_augment",
+    "random_resized_crop",
+    "read",
+    "read_labelled",
+    "split",
+    "split_classes",
+    "write",
+]
 
 
 def read(
@@ -53,7 +73,7 @@ def read(
     wanted = Columns(columns or {})
     found = _read(source, split, wanted, limit)
     if not found:
-        raise SteerError(f"{_named(source)} holds no examples")
+        raise SteerError(f"{named(source)} holds no examples")
     return found
 
 
@@ -61,11 +81,11 @@ def _read(source: Any, split: str | None, columns: Columns, limit: int | None) -
     if isinstance(source, str | os.PathLike):
         if os.path.isdir(source):
             return read_split(source, split, columns, limit)
-        _refuse_split(split, source)
+        refuse_split(split, source)
         return read_file(source, columns, limit)
     if isinstance(source, Mapping):
-        return read_table(_part(source, split), columns, limit)
-    _refuse_split(split, source)
+        return read_table(part(source, split), columns, limit)
+    refuse_split(split, source)
     if is_table(source):
         return read_table(source, columns, limit)
     if not isinstance(source, Iterable):
@@ -74,24 +94,3 @@ def _read(source: Any, split: str | None, columns: Columns, limit: int | None) -
             "give a list, a folder, a .jsonl file or a Hugging Face dataset"
         )
     return [row_example(row, columns, f"row {index}") for index, row in enumerate(islice(source, limit))]
-
-
-def _part(parts: Mapping[str, Any], split: str | None) -> Any:
-    """One dataset of a `DatasetDict`; the only one where none is named."""
-    if not parts or not all(map(is_table, parts.values())):
-        raise SteerError(f"a {type(parts).__name__} is one row or no data at all; give a list of rows")
-    if split is None and len(parts) > 1:
-        raise SteerError(f"there are several splits: {', '.join(map(str, parts))}; say which, as in split='train'")
-    name = next(iter(parts)) if split is None else split
-    if name not in parts:
-        raise unknown_name("split", name, parts)
-    return parts[name]
-
-
-def _refuse_split(split: str | None, source: Any) -> None:
-    if split is not None:
-        raise SteerError(f"{_named(source)} has no splits, so split={split!r} cannot be taken from it")
-
-
-def _named(source: Any) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else f"the {type(source).__name__}"

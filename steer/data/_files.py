@@ -51,7 +51,7 @@ def read_file(path: str | os.PathLike[str], columns: Columns, limit: int | None)
         raise SteerError(f"there is no folder {source}, and the name of a data file ends in {SUFFIX}")
     try:
         with source.open("rb") as lines:
-            return [_example(*row, columns, source.parent) for row in islice(_rows(lines, source), limit)]
+            return [_example(*row, columns, source.parent) for row in islice(json_rows(lines, source), limit)]
     except OSError as error:
         raise SteerError(f"cannot read {source}: {error.strerror}") from error
 
@@ -63,7 +63,8 @@ def _example(row: Any, where: str, columns: Columns, folder: Path) -> Example:
         raise FileFormatError(str(error)) from error
 
 
-def _rows(lines: Any, path: Path) -> Iterator[tuple[Any, str]]:
+def json_rows(lines: Any, path: Path) -> Iterator[tuple[Any, str]]:
+    """What stands on each line of a file that is open for bytes, and where, as `path:line`."""
     # Bytes, because text would also be split at characters that may stand inside a JSON string.
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
+from ..errors import SteerError
 from ..examples import Example
 from ._columns import Columns
 from ._pictures import located, opened
@@ -30,14 +31,14 @@ def read_table(table: Any, columns: Columns, limit: int | None) -> list[Example]
     for index, row in enumerate(islice(words, limit)):
         question, answer = words_of(row, found, f"row {index}")
         # A sequence and no tuple: it reads its row whenever a picture is asked for.
-        images = () if pictures is None else cast("tuple[Any, ...]", _RowPictures(table, index, pictures))
+        images = () if pictures is None else cast("tuple[Any, ...]", RowPictures(table, index, pictures))
         made.append(Example(question, answer, images))
     return made
 
 
 @dataclass(frozen=True, eq=False)
-class _RowPictures(Sequence[Any]):
-    """The pictures in one row of a table."""
+class RowPictures(Sequence[Any]):
+    """The pictures in one row of a table, read from it whenever they are asked for."""
 
     table: Any
     row: int
@@ -48,7 +49,13 @@ class _RowPictures(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         chosen = self._sources()[index]
-        return tuple(map(opened, chosen)) if isinstance(index, slice) else opened(chosen)
+        return tuple(map(self._opened, chosen)) if isinstance(index, slice) else self._opened(chosen)
+
+    def _opened(self, source: Any) -> Any:
+        try:
+            return opened(source)
+        except SteerError as error:
+            raise SteerError(f"row {self.row}: {error}") from error
 
     def _sources(self) -> list[Any]:
         value = self.table[self.row][self.column]

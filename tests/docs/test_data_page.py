@@ -54,7 +54,11 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
             assert all(row in said for row in ("zero-shot", "4-shot in context", "task_vector"))
         else:
             pytest.fail(f"a block of {language or 'no language'} that this test does not run")
-    assert ran == ["json", "python", "python", "python", "python", "bash"]
+    assert ran == ["json", *["python"] * 7, "bash"]
+    kinds = {labels["kind"] for _, labels in steer.zoo.pictures("demo")}
+    assert {one.answer for one in namespace["train"]} == {one.answer for one in namespace["test"]} == kinds
+    assert len(namespace["shots"]) == 4 * len(namespace["base"]) == 4 * -(-len(kinds) // 2)
+    assert [view.size for view in namespace["views"]] == [(48, 48)] * 3
     found = steer.data.read("animals", split="train")
     assert [one.answer for one in found] == ["fox", "owl", "two", "one"]
     assert [len(one.images) for one in found] == [1, 1, 1, 3]
