@@ -38,6 +38,21 @@ def _batched(what: str, where: str, value: torch.Tensor, x: torch.Tensor, inner:
     )
 
 
+def _inside(slots: torch.Tensor, x: torch.Tensor, where: str) -> torch.Tensor:
+    """Slots counted from the front, on x's device; those beyond the end are an error where asking costs nothing."""
+    if (
+        slots.device.type == "cpu"
+        and slots.numel()
+        and not -x.shape[1] <= int(slots.min()) <= int(slots.max()) < x.shape[1]
+    ):
+        raise InterventionError(
+            f"slots go from {int(slots.min())} to {int(slots.max())} at {where}, which has {x.shape[1]} rows: "
+            "was the model given other texts than the method's own?"
+        )
+    slots = slots.to(x.device)
+    return torch.where(slots < 0, slots + x.shape[1], slots)
+
+
 def _plain(op: str, gate: BoundGate | None) -> None:
     if gate is not None:
         raise InterventionError(f"ops.{op} takes no gate: a row is written or it is not")
@@ -61,13 +76,13 @@ class Write:
 
         def write(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             vectors = _batched("vectors", slot.where, _now(self.vectors), x, 2).to(device=x.device, dtype=x.dtype)
-            slots = _batched("slots", slot.where, _now(self.slots).to(x.device), x, 1)
+            slots = _batched("slots", slot.where, _inside(_now(self.slots), x, slot.where), x, 1)
             if vectors.shape[1:] != (slots.shape[1], x.shape[-1]):
                 raise InterventionError(
                     f"vectors has shape {list(vectors.shape)} at {slot.where}; expected "
                     f"{[x.shape[0], slots.shape[1], x.shape[-1]]} for {slots.shape[1]} slots"
                 )
-            index = (slots % x.shape[1]).unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            index = slots.unsqueeze(-1).expand(-1, -1, x.shape[-1])
             return x.scatter(1, index, vectors)
 
         return write

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from ._inspect.streams import find_streams
 from ._streams import streams_of
+from .data import opened
 from .errors import MappingError, SteerError
 from .model_map import Feature, ModelMap
 from .session import map_of
@@ -81,7 +82,7 @@ class TwoStream:
 
     def pixels(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Pictures as the image half takes them, through the model's own image processor, in the model's dtype."""
-        given = self.processor.image_processor(images=list(images), return_tensors="pt")
+        given = self.processor.image_processor(images=[opened(image) for image in images], return_tensors="pt")
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
             for name, value in given.items()
@@ -114,11 +115,13 @@ class TwoStream:
             return made if isinstance(made, torch.Tensor) else made.pooler_output
         # A model without such a method is run whole, on the least of the other half.
         other = self.pixels([_blank()]) if side == "text" else self.tokens(_PROBES[:1])
-        caught: list[torch.Tensor] = []
         feature = self.streams.text if side == "text" else self.streams.image
-        with _features(self.model, feature, caught.append):
-            self.call({**inputs, **other})
-        return caught[-1]
+        try:
+            with _features(self.model, feature, _stop):
+                self.call({**inputs, **other})
+        except _Found as found:
+            return found.feature
+        raise MappingError(f"{feature.path} of {self.map.model_class} was not run by its forward")
 
     def _count_slots(self) -> int:
         """The positions of the text half, or what the tokenizer says where that is less."""
@@ -160,6 +163,18 @@ class TwoStream:
                 f"{self.map.model_class} does not score pictures against texts by the cosine of two features"
             )
         return scale, apart
+
+
+class _Found(Exception):
+    """Ends a forward as soon as the feature that it was run for is there."""
+
+    def __init__(self, feature: torch.Tensor) -> None:
+        super().__init__()
+        self.feature = feature
+
+
+def _stop(feature: torch.Tensor) -> None:
+    raise _Found(feature)
 
 
 @contextmanager

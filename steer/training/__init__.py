@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from . import losses
+from ._frozen import frozen
+from ._identity import identity
 from .learned import Learned
-from .loop import NotFiniteError
+from .loop import Job, NotFiniteError, run
 from .options import Options
 from .student import StateLoss
 
-__all__ = ["Learned", "NotFiniteError", "Options", "StateLoss", "losses"]
+__all__ = ["Job", "Learned", "NotFiniteError", "Options", "StateLoss", "frozen", "identity", "losses", "run"]

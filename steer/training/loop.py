@@ -48,6 +48,7 @@ class Job:
         folder: where checkpoints go, or None.
         identity: what makes this fit another one than others, as plain data.
         rates: by name, what the learning rate of a tensor is multiplied by.
+        before_step: is told the number of the step that comes, from 0, to draw from it what is random there.
         backward: adds the gradients of a batch's losses, (name of a loss -> (B,), weighted) over so many examples; None
             for those of their sum.
         average: by epoch, from 0, how much the tensors at its end count in the result; None for the last or best ones.
@@ -65,6 +66,7 @@ class Job:
     folder: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    before_step: Callable[[int], None] | None = None
     backward: Backward | None = None
     average: Sequence[float] | None = None
     progress: bool = True
@@ -117,6 +119,8 @@ class _Run:
 
     def _step(self) -> None:
         job, step = self.job, self.now.step
+        if job.before_step is not None:
+            job.before_step(step)
         batch = batch_of(step, job.size, job.options.batch_size, job.seed)
         mine = batch[self.state.process_index :: self.state.num_processes]
         self.optimiser.zero_grad(set_to_none=False)

@@ -1,0 +1,279 @@
+"""Fitting: what is computed once, and what each step does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from steer import Example, SteerError, TwoStream, attach
+from steer.errors import unknown_name
+from steer.training import Job, Options, frozen, identity, run
+
+from . import _encode, _losses, _parts, _start
+from ._pictures import Pictures
+from ._prompts import words_of
+
+if TYPE_CHECKING:
+    from .learner import PromptLearner
+
+# CoOp's: plain SGD, a first epoch that warms up, then a cosine.
+RECIPE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "schedule": "epochs",
+    "lr": 2e-3,
+    "epochs": 50,
+    "batch_size": 32,
+    "weight_decay": 5e-4,
+    "max_grad_norm": 0.0,
+    "patience": None,
+}
+AUGMENT = ("none", "crop", "rand")
+
+
+def fit(
+    method: PromptLearner,
+    model: torch.nn.Module,
+    processor: Any,
+    examples: Sequence[Any],
+    *,
+    seed: int,
+    dev: Sequence[Any] | None,
+    augment: str | None,
+    sentences: Any,
+    class_batch: int,
+    folder: str | os.PathLike[str] | None,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> PromptLearner:
+    """`PromptLearner.fit`."""
+    chosen = Options.of({**RECIPE, **method.recipe, **options})
+    augment = augment if augment is not None else ("rand" if method.regulariser == "consistency" else "none")
+    if augment not in AUGMENT:
+        raise unknown_name("augment", augment, AUGMENT)
+    pairs, held = labelled(examples, "examples"), labelled(dev or [], "dev")
+    if not pairs:
+        raise SteerError(f"method {method.name!r} needs labelled pictures to fit, got none")
+    if not method.learns:
+        raise SteerError(f"method {method.name!r} learns nothing: bind(model, processor), then predict")
+    before = method.tensors, method.provenance, method.classes, method.fitted_classes
+    stream = TwoStream(model, processor)
+    try:
+        method.provenance = {}
+        method.classes = method.classes or sorted({label for _, label in pairs})
+        method.fitted_classes = list(method.classes)
+        with frozen(model, chosen.gradient_checkpointing):
+            start = _start.initial(method, stream, torch.Generator().manual_seed(seed))
+            method.tensors = {name: value.to(stream.device, torch.float32) for name, value in start.items()}
+            method._bind(stream)
+            fitting = _Fitting(method, stream, pairs, held, Pictures(stream, [p for p, _ in pairs], augment, seed))
+            fitting.class_batch, fitting.seed = class_batch, seed
+            fitting.sentences = _sentences(method, stream, sentences) if method.regulariser == "consistency" else []
+            if method.cache:
+                fitting.keep_cache()
+            went = fitting.run(chosen, Path(folder) if folder is not None else None, progress) if start else None
+        method.record_provenance(stream.map, seed, [Example("", label, (image,)) for image, label in pairs])
+        method.provenance["classes"] = list(method.classes)
+        if went is not None:
+            kept = {"steps": went.step, "seconds": round(went.seconds, 3), "history": went.history, "augment": augment}
+            method.provenance["training"] = {**dataclasses.asdict(chosen), **kept}
+        method._bind(stream)
+    except BaseException:
+        method.tensors, method.provenance, method.classes, method.fitted_classes = before
+        raise
+    return method
+
+
+def labelled(examples: Sequence[Any], what: str) -> list[tuple[Any, str]]:
+    """(picture, class name) pairs from pairs or Examples.
+
+    Raises:
+        SteerError: something else; the message has its place.
+    """
+    made = []
+    for index, one in enumerate(examples):
+        picture, label = (one.images[0], one.answer) if isinstance(one, Example) and one.images else (None, None)
+        if isinstance(one, tuple | list) and len(one) == 2:
+            picture, label = one
+        if picture is None or not isinstance(label, str) or not label.strip():
+            raise SteerError(
+                f"{what}[{index}] must be (picture, class name) or an Example with one picture, got {one!r:.80}"
+            )
+        made.append((picture, label))
+    return made
+
+
+@dataclass
+class _Fitting:
+    """One fit."""
+
+    method: PromptLearner
+    stream: TwoStream
+    pairs: list[tuple[Any, str]]
+    held: list[tuple[Any, str]]
+    pictures: Pictures
+    class_batch: int = _encode.CLASS_BATCH
+    seed: int = 0
+    sentences: list[torch.Tensor] = field(default_factory=list)
+    plain: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+    dev: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.labels = self._numbers([label for _, label in self.pairs])
+        regulariser = self.method.regulariser
+        if regulariser != "none":
+            # PromptSRC takes the mean before it normalises.
+            self.plain = _encode.by_hand(self.method, self.stream, unit=regulariser != "self_regulation")
+
+    def keep_cache(self) -> None:
+        """Tip-Adapter: the pictures' own features are what it knows."""
+        features = normalize(self.pictures.all().float(), dim=-1)
+        self.method.tensors |= {"cache.keys": features, "cache.labels": self.labels}
+
+    def run(self, options: Options, folder: Path | None, progress: bool) -> Any:
+        method = self.method
+        leaves = {name: value.requires_grad_() for name, value in method.tensors.items() if name not in NOT_FITTED}
+        weights = _losses.weights(method.regulariser, method.weight)
+        aligned = method.regulariser == "aligned_gradient"
+        averaged = method.regulariser == "self_regulation" and not self.held
+        # its authors': three quarters through, as wide as a twentieth
+        average = _losses.gaussian(options.epochs, 0.75 * options.epochs, options.epochs / 20) if averaged else None
+        if not method.text_changes:
+            with torch.no_grad():
+                self.known = (
+                    _encode.texts(method, method._turn, self.class_batch)
+                    if method.ensemble is None
+                    else (method.ensemble)
+                )
+            method._turn.classes = None
+        job = Job(
+            label=method.name,
+            learned=leaves,
+            size=len(self.pairs),
+            open_batch=self.open_batch,
+            weights=weights,
+            dev_loss=self.dev_loss if self.held else None,
+            options=options,
+            seed=self.seed,
+            folder=folder,
+            identity=self._identity(options) if folder is not None else {},
+            before_step=self.pictures.at,
+            backward=_losses.AlignedGradient(leaves, method.weight) if aligned else None,
+            average=average,
+            progress=progress,
+        )
+        best, went = run(job)
+        method.tensors = {**method.tensors, **{name: best[name].to(self.stream.device) for name in leaves}}
+        return went
+
+    @contextmanager
+    def open_batch(self, numbers: Sequence[int]) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The losses of some pictures; the backward pass runs inside."""
+        method, turn = self.method, self.method._turn
+        plain = self._plain(numbers)
+        with attach(self.stream.model, method, strict=False, measure="none"), _encode.halves(turn):
+            images = self._images(numbers)
+            texts = self._texts(images)
+            scores = _encode.scores(method, turn, images, texts, self.class_batch)
+            yield _losses.terms(
+                _losses.Step(self.labels[list(numbers)], scores, texts, images, **plain), method.regulariser
+            )
+
+    def dev_loss(self) -> tuple[float, int]:
+        """The sum of the cross-entropy over `dev`, and its size."""
+        method, turn = self.method, self.method._turn
+        labels, total = self._numbers([label for _, label in self.held]), 0.0
+        kept = not method.vision_changes
+        with torch.no_grad(), attach(self.stream.model, method, strict=False, measure="none"), _encode.halves(turn):
+            if self.dev is None or not kept:
+                self.dev = Pictures(self.stream, [image for image, _ in self.held], "none", 0).all()
+            texts = None if method.conditional else self._texts(self.dev)
+            for rows in _encode.parts(range(len(self.held)), 32):
+                scores = _encode.scores(method, turn, self._adapted(self.dev[list(rows)]), texts, self.class_batch)
+                total += float(cross_entropy(scores, labels[list(rows)], reduction="sum"))
+        return total, len(self.held)
+
+    def _images(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Features of the pictures, with what is learned; kept ones where the vision tower is as it was."""
+        if self.method.vision_changes or not self.pictures.plain:
+            return self.stream.image_features(self.pictures.pixels(numbers))
+        return self._adapted(self.pictures.features(numbers))
+
+    def _adapted(self, features: torch.Tensor) -> torch.Tensor:
+        method = self.method
+        if not method.image_adapter or method.vision_changes:
+            return features
+        return _parts.adapt(method.tensors, "image", method.image_adapter, features)
+
+    def _texts(self, images: torch.Tensor) -> torch.Tensor:
+        method, turn = self.method, self.method._turn
+        if method.conditional:
+            return _encode.texts_for(method, turn, images, self.class_batch)
+        if method.text_changes:
+            return _encode.texts(method, turn, self.class_batch)
+        assert self.known is not None
+        ratio = method.text_adapter
+        return _parts.adapt(method.tensors, "text", ratio, self.known) if ratio else self.known
+
+    def _plain(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What the model as it is makes of the batch, as far as the regulariser asks."""
+        regulariser, texts = self.method.regulariser, self.plain
+        if texts is None:
+            return {}
+        if regulariser == "knowledge":
+            return {"plain_texts": texts}
+        # The student of CoPrompt sees one view of a picture, its teacher another.
+        images = self.pictures.features(numbers, view=int(regulariser == "consistency"))
+        if regulariser == "consistency":
+            drawn = random.Random(f"{self.seed} sentences {self.pictures.step}").randrange(max(1, len(self.sentences)))
+            return {"plain_texts": self.sentences[drawn] if self.sentences else texts, "plain_images": images}
+        scores = self.stream.scores(images, texts)
+        return {"plain_texts": texts, "plain_images": images, "plain_scores": scores}
+
+    def _numbers(self, labels: Sequence[str]) -> torch.Tensor:
+        places = {name: index for index, name in enumerate(self.method.classes)}
+        for label in labels:
+            if label not in places:
+                raise unknown_name("class of an example", label, self.method.classes)
+        return torch.tensor([places[label] for label in labels], device=self.stream.device)
+
+    def _identity(self, options: Options) -> dict[str, Any]:
+        examples = [[Example("", label, (image,)) for image, label in pairs] for pairs in (self.pairs, self.held)]
+        return identity(self.method, self.stream.model, self.stream.map, *examples, self.seed, options)
+
+
+NOT_FITTED = ("slots", "cache.keys", "cache.labels")
+
+
+def _sentences(method: PromptLearner, stream: TwoStream, given: Any) -> list[torch.Tensor]:
+    """CoPrompt's other descriptions: for each number of a sentence the features of all classes, (K, D) each.
+
+    Raises:
+        SteerError: a class has no sentences; the message names it.
+    """
+    if given is None:
+        return [
+            _one(stream, [template.format(words_of(name)) for name in method.classes]) for template in method.templates
+        ]
+    if not isinstance(given, Mapping):
+        given = json.loads(Path(given).read_text(encoding="utf-8"))
+    without = [name for name in method.classes if not given.get(name)]
+    if without:
+        raise SteerError(f"sentences has none for {', '.join(map(repr, without[:5]))} ({len(without)} classes in all)")
+    # Classes with fewer sentences begin again with their first.
+    most = max(len(given[name]) for name in method.classes)
+    return [_one(stream, [given[name][i % len(given[name])] for name in method.classes]) for i in range(most)]
+
+
+def _one(stream: TwoStream, texts: list[str]) -> torch.Tensor:
+    return _encode.plain_texts(stream, stream.tokens(texts))

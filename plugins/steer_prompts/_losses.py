@@ -1,0 +1,117 @@
+"""The losses: the classes' scores, and what keeps a fit near the model that it started from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, l1_loss, normalize
+
+# PromptSRC's weights of the two features; that of the scores is 1.
+TEXT_WEIGHT, IMAGE_WEIGHT = 25.0, 10.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step has seen.
+
+    Attributes:
+        labels: int64 (B,).
+        scores: (B, K), with what is learned; `plain_scores` by the model as it is.
+        texts: features of the classes, (K, D) or (B, K, D); `plain_texts` (K, D) what they are to stay near.
+        images: features of the pictures, (B, D); `plain_images` by the model as it is.
+    """
+
+    labels: torch.Tensor
+    scores: torch.Tensor
+    texts: torch.Tensor
+    images: torch.Tensor
+    plain_texts: torch.Tensor | None = None
+    plain_images: torch.Tensor | None = None
+    plain_scores: torch.Tensor | None = None
+
+
+def terms(step: Step, regulariser: str) -> dict[str, torch.Tensor]:
+    """Every loss of a step by name, one number for each picture, (B,); what is about texts is the same for all."""
+    made = {"ce": cross_entropy(step.scores, step.labels, reduction="none")}
+    if regulariser == "knowledge":
+        made["knowledge"] = _same(_apart(step.texts, step.plain_texts), step)
+    elif regulariser == "consistency":
+        made["consistency"] = _same(_apart(step.texts, step.plain_texts), step) + _each(step.images, step.plain_images)
+    elif regulariser == "self_regulation":
+        made["self_regulation"] = _self_regulation(step)
+    elif regulariser == "aligned_gradient":
+        assert step.plain_scores is not None
+        target = step.plain_scores.softmax(-1)
+        made["kl"] = kl_div(step.scores.log_softmax(-1), target, reduction="none").sum(-1)
+    return made
+
+
+def weights(regulariser: str, weight: float) -> dict[str, float]:
+    """How much each term counts."""
+    if regulariser == "none":
+        return {"ce": 1.0}
+    # ProGrad's second gradient is never added, it only says which part of the first to leave out.
+    return {"ce": 1.0, "kl": 1.0} if regulariser == "aligned_gradient" else {"ce": 1.0, regulariser: weight}
+
+
+class AlignedGradient:
+    """ProGrad: what the gradient of the cross-entropy has against that of the KL to the zero-shot scores is taken out.
+
+    g - weight (g . u) u where g . u < 0, for each tensor, u the KL's gradient made a unit vector.
+    """
+
+    def __init__(self, learned: Mapping[str, torch.Tensor], weight: float) -> None:
+        self.learned, self.weight = [one for one in learned.values() if one.requires_grad], weight
+
+    def __call__(self, losses: Mapping[str, torch.Tensor], count: int) -> None:
+        """Add the gradient to `.grad`."""
+        first = self._gradient(losses["ce"].sum() / count, keep=True)
+        second = self._gradient(losses["kl"].sum() / count, keep=False)
+        for one, g, other in zip(self.learned, first, second, strict=True):
+            unit = other / other.norm().clamp_min(1e-12)
+            along = (g * unit).sum()
+            new = torch.where(along < 0, g - self.weight * along * unit, g)
+            one.grad = new if one.grad is None else one.grad + new
+
+    def _gradient(self, loss: torch.Tensor, keep: bool) -> Sequence[torch.Tensor]:
+        found = torch.autograd.grad(loss, self.learned, retain_graph=keep, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.learned, found, strict=True)]
+
+
+def gaussian(epochs: int, mean: float, std: float) -> list[float]:
+    """PromptSRC's weights of the epochs in the mean, which sum to 1; epochs are counted from 1."""
+    made = [math.exp(-0.5 * ((epoch - mean) / std) ** 2) for epoch in range(1, epochs + 1)]
+    total = sum(made)
+    return [one / total for one in made] if total > 0 else [0.0] * (epochs - 1) + [1.0]
+
+
+def _same(value: torch.Tensor, step: Step) -> torch.Tensor:
+    return value.expand(len(step.labels))
+
+
+def _apart(texts: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+    """1 - the mean cosine."""
+    assert plain is not None
+    return 1 - cosine_similarity(texts.float(), plain.float().expand(texts.shape), dim=-1).mean()
+
+
+def _each(images: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+    assert plain is not None
+    return 1 - cosine_similarity(images.float(), plain.float(), dim=-1)
+
+
+def _self_regulation(step: Step) -> torch.Tensor:
+    """PromptSRC: features near the plain model's by their mean absolute difference, and scores by their KL."""
+    assert step.plain_texts is not None
+    assert step.plain_images is not None
+    assert step.plain_scores is not None
+    plain = normalize(step.plain_texts.float(), dim=-1).expand(step.texts.shape)
+    texts = l1_loss(normalize(step.texts.float(), dim=-1), plain)
+    images, seen = normalize(step.images.float(), dim=-1), normalize(step.plain_images.float(), dim=-1)
+    moved = (images - seen).abs().mean(-1)
+    target = step.plain_scores.log_softmax(-1)
+    kl = kl_div(step.scores.log_softmax(-1), target, reduction="sum", log_target=True) / step.scores.numel()
+    return _same(TEXT_WEIGHT * texts + kl, step) + IMAGE_WEIGHT * moved
