@@ -19,41 +19,41 @@ class Options:
 
     Attributes:
         lr: the learning rate at its height.
-        optimizer: `adamw`, or `sgd` with `momentum`.
-        schedule: `linear`: the rate rises linearly over `warmup_ratio` of the steps and falls as a cosine to 0.
-            `epochs` (CoOp's): the first epoch at `warmup_lr`, then a cosine that changes between epochs only.
         epochs: passes over the examples.
         max_steps: stop after so many steps instead; the schedule is stretched to them.
         batch_size: examples in one step, over all processes.
         micro_batch_size: examples in one forward of one process; None for as many as there are. Changes memory, not the
             result.
         warmup_ratio: share of the steps in which the learning rate rises.
-        warmup_lr: the learning rate of the first epoch of the schedule `epochs`.
         weight_decay: the optimiser's: decoupled in AdamW, added to the gradient in SGD.
-        momentum: SGD's.
         max_grad_norm: gradients longer than this, all together, are scaled down to it; 0 never.
         eval_every: steps between looks at `dev`; None for once an epoch.
         patience: stop after so many looks in a row without a better one; None never.
         checkpoint_every: steps between checkpoints; None for at every look at `dev`.
         gradient_checkpointing: recompute layers in the backward pass instead of keeping what they made.
+        optimizer: `adamw` or `sgd`.
+        momentum: SGD's.
+        schedule: `linear`: the rate rises linearly over `warmup_ratio` of the steps and falls as a cosine to 0.
+            `epochs` (CoOp's): the first epoch at `warmup_lr`, then a cosine that changes between epochs only.
+        warmup_lr: the learning rate of the first epoch of the schedule `epochs`.
     """
 
     lr: float = 5e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["linear", "epochs"] = "linear"
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int | None = None
     warmup_ratio: float = 0.1
-    warmup_lr: float = 1e-5
     weight_decay: float = 0.0
-    momentum: float = 0.9
     max_grad_norm: float = 1.0
     eval_every: int | None = None
     patience: int | None = 3
     checkpoint_every: int | None = None
     gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["linear", "epochs"] = "linear"
+    warmup_lr: float = 1e-5
 
     def __post_init__(self) -> None:
         counts = ("epochs", "max_steps", "batch_size", "micro_batch_size", "eval_every", "patience", "checkpoint_every")
