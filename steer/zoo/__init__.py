@@ -1,7 +1,8 @@
-"""A tiny vision-language model and pictures that ship with the package, for demos, tests and experiments.
+"""Two tiny vision-language models and pictures that ship with the package, for demos, tests and experiments.
 
 `load()` gives a real transformers LLaVA model with 2.5 M parameters and its processor; `examples()` gives questions
-about held-out pictures. Nothing is downloaded. Importing this module imports neither torch nor transformers.
+about held-out pictures. `load("tiny-clip")` gives a real CLIPModel; `labelled()` gives pictures to classify with it.
+Nothing is downloaded. Importing this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.examples import Example
+from steer.zoo._clip_pictures import classes, labelled, picture_sets
 from steer.zoo._tasks import EXISTS, HEADLINE, RULES
 from steer.zoo._words import QUESTIONS, VALUES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["examples", "folder", "load", "names", "pictures", "tasks"]
+__all__ = [
+    "classes", "examples", "folder", "labelled", "load", "names", "picture_sets", "pictures", "tasks",
+]  # fmt: skip
 
 _HERE = Path(__file__).parent
-_FOLDERS = {"tiny-vlm": "tiny_vlm"}
+_FOLDERS = {"tiny-vlm": "tiny_vlm", "tiny-clip": "tiny_clip"}
 SPLITS = ("demo", "dev", "test")
 
 
@@ -41,10 +45,11 @@ def folder(name: str = "tiny-vlm") -> Path:
 def load(name: str = "tiny-vlm") -> tuple[Any, Any]:
     """Load a shipped model: (transformers model in eval mode and float32 on the CPU, its processor)."""
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
     path = folder(name)
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    auto = AutoModel if name == "tiny-clip" else AutoModelForImageTextToText
+    model = auto.from_pretrained(path, dtype=torch.float32).eval()
     return model, AutoProcessor.from_pretrained(path)
 
 
