@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from ._halves import Found, blank, features, idle, stop
 from ._inspect.streams import find_streams
 from ._streams import streams_of
 from .data import opened
 from .errors import MappingError, SteerError
-from .model_map import Feature, ModelMap
+from .model_map import ModelMap
 from .session import map_of
 
 Side = Literal["text", "image"]
@@ -37,7 +38,7 @@ class TwoStream:
     """
 
     def __init__(self, model: nn.Module, processor: Any, model_map: ModelMap | None = None) -> None:
-        """Measure the model; runs it four times on an empty picture and two short texts.
+        """Measure the model; runs it a few times on an empty picture and two short texts.
 
         Raises:
             MappingError: the model does not score pictures against texts, or not by a cosine.
@@ -57,6 +58,7 @@ class TwoStream:
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
         with torch.no_grad():
+            self._kept = {side: self._keep(tower) for side, tower in (("text", "vision"), ("image", "text"))}
             self.pads_matter = self._measure_pads()
             self.scale, self.bias = self._measure_scores()
 
@@ -113,15 +115,35 @@ class TwoStream:
         if method is not None:
             made = method(**inputs)
             return made if isinstance(made, torch.Tensor) else made.pooler_output
-        # A model without such a method is run whole, on the least of the other half.
-        other = self.pixels([_blank()]) if side == "text" else self.tokens(_PROBES[:1])
+        # A model without such a method is run whole, but for the other half: what that makes of the least was kept, so
+        # that no session on it has a part in this.
+        other = self.pixels([blank()]) if side == "text" else self.tokens(_PROBES[:1])
         feature = self.streams.text if side == "text" else self.streams.image
         try:
-            with _features(self.model, feature, _stop):
+            with features(self.model, feature, stop), idle(*self._kept[side]):
                 self.call({**inputs, **other})
-        except _Found as found:
+        except Found as found:
             return found.feature
         raise MappingError(f"{feature.path} of {self.map.model_class} was not run by its forward")
+
+    def _keep(self, tower: str) -> tuple[nn.Module | None, Any]:
+        """The module of a whole half and what it makes of a blank picture or a short text, if it will be asked for."""
+        side = "text" if tower == "vision" else "image"
+        found = self.map.towers.get(tower)
+        first = self.streams.tokens if tower == "text" else found and found.embeddings
+        if hasattr(self.model, f"get_{side}_features") or found is None or not first:
+            return None, None
+        pairs = zip(found.path.split("."), first.split("."), strict=False)
+        path = ".".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if not path:
+            return None, None
+        module, made = self.model.get_submodule(path), []
+        handle = module.register_forward_hook(lambda module, args, output: made.append(output))
+        try:
+            self.call({**self.tokens(_PROBES[:1]), **self.pixels([blank()])})
+        finally:
+            handle.remove()
+        return module, made[0]
 
     def _count_slots(self) -> int:
         """The positions of the text half, or what the tokenizer says where that is less."""
@@ -145,11 +167,11 @@ class TwoStream:
         """What the model makes of equal and of orthogonal features, handed to it in place of its own."""
         width = self.streams.text.width
         texts = torch.eye(2, width, device=self.device, dtype=self.dtype)
-        inputs = {**self.tokens(_PROBES), **self.pixels([_blank()])}
+        inputs = {**self.tokens(_PROBES), **self.pixels([blank()])}
 
         def made(image: torch.Tensor) -> torch.Tensor:
-            with _features(self.model, self.streams.text, lambda x: texts):
-                with _features(self.model, self.streams.image, lambda x: image):
+            with features(self.model, self.streams.text, lambda x: texts):
+                with features(self.model, self.streams.image, lambda x: image):
                     return self.call(inputs)[self.streams.scores].double().flatten()
 
         equal, apart = made(texts[:1]).tolist()
@@ -163,39 +185,3 @@ class TwoStream:
                 f"{self.map.model_class} does not score pictures against texts by the cosine of two features"
             )
         return scale, apart
-
-
-class _Found(Exception):
-    """Ends a forward as soon as the feature that it was run for is there."""
-
-    def __init__(self, feature: torch.Tensor) -> None:
-        super().__init__()
-        self.feature = feature
-
-
-def _stop(feature: torch.Tensor) -> None:
-    raise _Found(feature)
-
-
-@contextmanager
-def _features(model: nn.Module, feature: Feature, see: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """Look at a feature as it passes, or put another in its place."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        new = see(output if feature.field is None else getattr(output, feature.field))
-        if new is None or feature.field is None:
-            return new
-        output[feature.field] = new
-        return output
-
-    handle = model.get_submodule(feature.path).register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _blank() -> Any:
-    from PIL import Image
-
-    return Image.new("RGB", (64, 64))

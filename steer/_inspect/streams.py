@@ -32,7 +32,8 @@ def find_streams(model: nn.Module) -> tuple[Streams | None, str]:
         try:
             seen = _run(model, parameters, options)
         except Exception as error:  # a model that asks for more than pictures and words may fail in any way
-            reason = reason or f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            reason = reason or f"a forward of {IMAGES} pictures and {TEXTS} texts does not run ({said})"
             continue
         found = seen.streams(options)
         if found is not None:
@@ -54,7 +55,7 @@ class _Seen:
     """What one forward showed: every module's output in the order of returning, tables of words, and the result."""
 
     outputs: list[tuple[str, str | None, Any]] = field(default_factory=list)
-    tables: list[tuple[int, str]] = field(default_factory=list)
+    tables: list[tuple[bool, int, str]] = field(default_factory=list)
     result: Any = None
 
     def streams(self, options: dict[str, bool]) -> Streams | None:
@@ -62,8 +63,8 @@ class _Seen:
         scores, per_text = self._scores((IMAGES, TEXTS)), self._scores((TEXTS, IMAGES))
         if text is None or image is None or scores is None or not self.tables or text.width != image.width:
             return None
-        tokens = max(self.tables, key=lambda table: table[0])[1]
-        return Streams(text, image, tokens, scores, per_text, options)
+        # Positions may be counted from the ids, and then their table is another that the ids reach.
+        return Streams(text, image, max(self.tables)[2], scores, per_text, options)
 
     def _feature(self, count: int) -> Feature | None:
         """The last (count, D) that any module gives, where it first appears."""
@@ -93,13 +94,16 @@ def _pooled(output: Any) -> list[tuple[str | None, Any]]:
 def _run(model: nn.Module, parameters: Any, options: dict[str, bool]) -> _Seen:
     trace, configs, seen = Trace(), dict[int, Any](), _Seen()
     twin = ghost(model, trace, configs)
+    given = {**_inputs(model, parameters), **options}
+    ids = given["input_ids"]
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             # now, because what is returned may be written to later
             seen.outputs += [(path, name, x) for name, x in _pooled(output)]
             if isinstance(module, nn.Embedding) and args and "ids" in roots(args[0]) and args[0].shape[:1] == (TEXTS,):
-                seen.tables.append((module.num_embeddings, path))
+                words = args[0]
+                seen.tables.append((words is ids or words._base is ids, module.num_embeddings, path))
 
         return hook
 
@@ -107,7 +111,6 @@ def _run(model: nn.Module, parameters: Any, options: dict[str, bool]) -> _Seen:
         if path:
             module.register_forward_hook(note(path))
     with probing(trace, configs):
-        given = {**_inputs(model, parameters), **options}
         if "return_dict" in parameters:
             given["return_dict"] = True
         seen.result = type(twin).forward(twin, **given)
