@@ -98,10 +98,10 @@ def by_hand(method: PromptLearner, stream: TwoStream, unit: bool = True) -> torc
 
 @torch.no_grad()
 def plain_texts(stream: TwoStream, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Features of texts by the model as it is, fp32 (K, D)."""
+    """Features of texts by the model as it is, (K, D) in fp32 at least."""
     count = next(iter(given.values())).shape[0]
     made = [
-        stream.text_features({name: value[start : start + CLASS_BATCH] for name, value in given.items()}).float()
+        _parts.wide(stream.text_features({name: value[start : start + CLASS_BATCH] for name, value in given.items()}))
         for start in range(0, count, CLASS_BATCH)
     ]
     return torch.cat(made)

@@ -73,7 +73,7 @@ def fit(
         method.fitted_classes = list(method.classes)
         with frozen(model, chosen.gradient_checkpointing):
             start = _start.initial(method, stream, torch.Generator().manual_seed(seed))
-            method.tensors = {name: value.to(stream.device, torch.float32) for name, value in start.items()}
+            method.tensors = {name: value.to(stream.device) for name, value in start.items()}
             method._bind(stream)
             fitting = _Fitting(method, stream, pairs, held, Pictures(stream, [p for p, _ in pairs], augment, seed))
             fitting.class_batch, fitting.seed = class_batch, seed
@@ -137,14 +137,20 @@ class _Fitting:
 
     def keep_cache(self) -> None:
         """Tip-Adapter: the pictures' own features are what it knows."""
-        features = normalize(self.pictures.all().float(), dim=-1)
+        features = normalize(_parts.wide(self.pictures.all()), dim=-1)
         self.method.tensors |= {"cache.keys": features, "cache.labels": self.labels}
 
     def run(self, options: Options, folder: Path | None, progress: bool) -> Any:
         method = self.method
         leaves = {name: value.requires_grad_() for name, value in method.tensors.items() if name not in NOT_FITTED}
         weights = _losses.weights(method.regulariser, method.weight)
-        aligned = method.regulariser == "aligned_gradient"
+        aligned = _losses.AlignedGradient(leaves, method.weight) if method.regulariser == "aligned_gradient" else None
+
+        def before_step(step: int) -> None:
+            self.pictures.at(step)
+            if aligned is not None:
+                aligned.start()
+
         averaged = method.regulariser == "self_regulation" and not self.held
         # its authors': three quarters through, as wide as a twentieth
         average = _losses.gaussian(options.epochs, 0.75 * options.epochs, options.epochs / 20) if averaged else None
@@ -167,8 +173,8 @@ class _Fitting:
             seed=self.seed,
             folder=folder,
             identity=self._identity(options) if folder is not None else {},
-            before_step=self.pictures.at,
-            backward=_losses.AlignedGradient(leaves, method.weight) if aligned else None,
+            before_step=before_step,
+            backward=aligned,
             average=average,
             progress=progress,
         )

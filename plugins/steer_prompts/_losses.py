@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, l1_loss, normalize
+
+from ._parts import wide
 
 # PromptSRC's weights of the two features; that of the scores is 1.
 TEXT_WEIGHT, IMAGE_WEIGHT = 25.0, 10.0
@@ -60,25 +62,30 @@ def weights(regulariser: str, weight: float) -> dict[str, float]:
 class AlignedGradient:
     """ProGrad: what the gradient of the cross-entropy has against that of the KL to the zero-shot scores is taken out.
 
-    g - weight (g . u) u where g . u < 0, for each tensor, u the KL's gradient made a unit vector.
+    g - weight (g . u) u where g . u < 0, for each tensor, u the KL's gradient made a unit vector. Both are gradients of
+    the whole batch, in however many parts it comes: call `start` before each.
     """
 
     def __init__(self, learned: Mapping[str, torch.Tensor], weight: float) -> None:
         self.learned, self.weight = [one for one in learned.values() if one.requires_grad], weight
+        self.start()
+
+    def start(self) -> None:
+        """A new batch begins."""
+        self._sums = [[torch.zeros_like(one) for one in self.learned] for _ in range(2)]
 
     def __call__(self, losses: Mapping[str, torch.Tensor], count: int) -> None:
-        """Add the gradient to `.grad`."""
-        first = self._gradient(losses["ce"].sum() / count, keep=True)
-        second = self._gradient(losses["kl"].sum() / count, keep=False)
-        for one, g, other in zip(self.learned, first, second, strict=True):
+        """Take in a part of a batch of `count`, and set `.grad` to what is right for the parts so far."""
+        for name, sums in zip(("ce", "kl"), self._sums, strict=True):
+            loss = losses[name].sum() / count
+            found = torch.autograd.grad(loss, self.learned, retain_graph=name == "ce", allow_unused=True)
+            for total, gradient in zip(sums, found, strict=True):
+                if gradient is not None:
+                    total += gradient
+        for one, g, other in zip(self.learned, *self._sums, strict=True):
             unit = other / other.norm().clamp_min(1e-12)
             along = (g * unit).sum()
-            new = torch.where(along < 0, g - self.weight * along * unit, g)
-            one.grad = new if one.grad is None else one.grad + new
-
-    def _gradient(self, loss: torch.Tensor, keep: bool) -> Sequence[torch.Tensor]:
-        found = torch.autograd.grad(loss, self.learned, retain_graph=keep, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.learned, found, strict=True)]
+            one.grad = torch.where(along < 0, g - self.weight * along * unit, g)
 
 
 def gaussian(epochs: int, mean: float, std: float) -> list[float]:
@@ -95,12 +102,12 @@ def _same(value: torch.Tensor, step: Step) -> torch.Tensor:
 def _apart(texts: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
     """1 - the mean cosine."""
     assert plain is not None
-    return 1 - cosine_similarity(texts.float(), plain.float().expand(texts.shape), dim=-1).mean()
+    return 1 - cosine_similarity(wide(texts), wide(plain).expand(texts.shape), dim=-1).mean()
 
 
 def _each(images: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
     assert plain is not None
-    return 1 - cosine_similarity(images.float(), plain.float(), dim=-1)
+    return 1 - cosine_similarity(wide(images), wide(plain), dim=-1)
 
 
 def _self_regulation(step: Step) -> torch.Tensor:
@@ -108,9 +115,9 @@ def _self_regulation(step: Step) -> torch.Tensor:
     assert step.plain_texts is not None
     assert step.plain_images is not None
     assert step.plain_scores is not None
-    plain = normalize(step.plain_texts.float(), dim=-1).expand(step.texts.shape)
-    texts = l1_loss(normalize(step.texts.float(), dim=-1), plain)
-    images, seen = normalize(step.images.float(), dim=-1), normalize(step.plain_images.float(), dim=-1)
+    plain = normalize(wide(step.plain_texts), dim=-1).expand(step.texts.shape)
+    texts = l1_loss(normalize(wide(step.texts), dim=-1), plain)
+    images, seen = normalize(wide(step.images), dim=-1), normalize(wide(step.plain_images), dim=-1)
     moved = (images - seen).abs().mean(-1)
     target = step.plain_scores.log_softmax(-1)
     kl = kl_div(step.scores.log_softmax(-1), target, reduction="sum", log_target=True) / step.scores.numel()

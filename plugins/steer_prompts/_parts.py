@@ -35,6 +35,11 @@ class Turn:
     features: list[torch.Tensor] = field(default_factory=list)
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """In fp32 at least, whatever the model computes in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def context(method: PromptLearner, turn: Turn) -> torch.Tensor:
     """The context vectors of the rows of text, (M, D) or (R, M, D)."""
     base = method.tensors["context"]
