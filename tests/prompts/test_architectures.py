@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import steer
 from steer.errors import MappingError
 
-from .families import FAMILIES, SLOTS, Family
-from .models import CLASSES, GRIDS, build, pictures
+from .cases import Case, close, fitted, hooked, made, seen_alone, words
+from .families import FAMILIES, SLOTS
+from .models import CLASSES, build, pictures
 
 # Each preset with depths and sizes that fit a tower of three layers.
 TEXT_ONLY: dict[str, dict[str, Any]] = {
@@ -34,58 +31,12 @@ BOTH: dict[str, dict[str, Any]] = {
     "promptsrc": {"text_depth": 3, "vision_depth": 2},
 }
 SEEING = [name for name, family in FAMILIES.items() if family.vision]
-CASES = [
-    (family, preset) for family in FAMILIES for preset in [*TEXT_ONLY, *(BOTH if FAMILIES[family].vision else ())]
-]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model with its own scores of some pictures and texts."""
-
-    name: str
-    family: Family
-    model: Any
-    processor: Any
-    stream: steer.TwoStream
-    images: list[Any]
-    examples: list[tuple[Any, str]]
-
-    def own(self, texts: dict[str, torch.Tensor], images: list[Any]) -> torch.Tensor:
-        """What the model says, called as its documentation does."""
-        with torch.no_grad():
-            out = self.model(**texts, **self.processor.image_processor(images=images), **self.family.call)
-        return getattr(out, self.family.scores)
+CASES = [(family, preset) for family in FAMILIES for preset in [*TEXT_ONLY, *(BOTH if FAMILIES[family].vision else ())]]
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def case(request: pytest.FixtureRequest) -> Case:
     return made(request.param)
-
-
-_made: dict[str, Case] = {}
-
-
-def made(name: str) -> Case:
-    if name not in _made:
-        model, processor = build(name)
-        images = pictures(6, sizes=GRIDS)
-        examples = [(image, CLASSES[index % 4]) for index, image in enumerate(images)]
-        stream = steer.TwoStream(model, processor)
-        _made[name] = Case(name, FAMILIES[name], model, processor, stream, images, examples)
-    return _made[name]
-
-
-def words(case: Case) -> dict[str, torch.Tensor]:
-    """The classes' hand-written prompts as plain transformers makes them."""
-    texts = [f"a photo of a {name}." for name in CLASSES]
-    padding = "max_length" if case.stream.pads_matter else "longest"
-    return dict(case.processor.tokenizer(texts, padding=padding, max_length=SLOTS, return_tensors="pt"))
-
-
-def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Equal to 1e-5 of the largest score."""
-    torch.testing.assert_close(got.float(), wanted.float(), rtol=0, atol=1e-5 * max(1.0, float(wanted.abs().max())))
 
 
 def test_streams_and_the_rule_of_the_scores_are_the_models_own(case: Case) -> None:
@@ -151,7 +102,7 @@ def test_vision_rows_are_those_that_plain_hooks_write_for_each_picture_alone(nam
     case = made(name)
     method = fitted(case, "vpt", vision_context=2, vision_depth=2)
     with torch.no_grad():
-        wanted = torch.cat([_seen_alone(case, image, method.tensors) for image in case.images])
+        wanted = torch.cat([seen_alone(case, image, method.tensors) for image in case.images])
         plain = case.stream.image_features(case.stream.pixels(case.images))
         with steer.attach(case.model, method, strict=False):
             got = case.stream.image_features(case.stream.pixels(case.images))
@@ -249,45 +200,3 @@ def test_tokenizers_that_pad_on_the_left_make_no_difference(name: str) -> None:
     assert torch.equal(*scores)
     zero = [steer.create("zero_shot", classes=CLASSES).bind(model, one) for one in (case.processor, processor)]
     assert torch.equal(*[one.scores(case.images) for one in zero])
-
-
-def fitted(case: Case, preset: str, **changes: Any) -> Any:
-    """A method with tensors large enough to be seen."""
-    method = steer.create(preset, classes=CLASSES, **changes)
-    method.fit(case.model, case.processor, case.examples, progress=False, epochs=1)
-    generator = torch.Generator().manual_seed(1)
-    for key, value in method.tensors.items():
-        if value.is_floating_point():
-            value.copy_(torch.randn(value.shape, generator=generator))
-    return method
-
-
-@contextmanager
-def hooked(module: nn.Module, function: Any) -> Iterator[None]:
-    """A function on what a module gives."""
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _seen_alone(case: Case, image: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The feature of one picture without padding, rows put behind its patches by hand."""
-    model = case.model
-    layers = model.get_submodule(case.family.vision)
-    pixels = dict(case.processor.image_processor(images=[image]))
-    if case.family.packed:
-        count = int(pixels["pixel_attention_mask"].sum())
-        pixels |= {name: pixels[name][:, :count] for name in ("pixel_values", "pixel_attention_mask")}
-    first, second = tensors["vision.0"][None], tensors["vision.1"][None]
-    with ExitStack() as stack:
-        put = lambda module, function: stack.enter_context(hooked(module, function))  # noqa: E731
-        put(model.get_submodule(case.family.embeddings), lambda x: torch.cat([x, first], 1))
-        put(layers[0], lambda x: torch.cat([x[:, :-2], second], 1))
-        put(layers[-1], lambda x: x[:, :-2])
-        return case.stream.image_features(pixels)
