@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
@@ -34,6 +34,11 @@ class Method(ABC):
         name: the name it is registered under, e.g. `"icv"`.
         paper: link to the paper.
         summary: one line for `steer methods`.
+        reads: what it is fitted and measured on: "examples", questions with answers, or "labelled", pictures with the
+            names of their classes, as `steer.data.read_labelled` gives them. A method of the latter kind also has
+            `classes`, `set_classes(names)`, `bind(model, processor)` and `predict(pictures, batch_size=...)`, whose
+            result has `classes` and `probabilities`, fp32 (B, K); and `learns`, False where there is nothing to fit.
+        fit_options: the dataclass whose fields `fit` takes as further keywords; None for none, or any.
         tensors: what was learned or extracted, fp32, by name; empty before fitting.
         provenance: fingerprint of the model it was fitted on, seed, data and version of steer; empty before fitting.
     """
@@ -41,6 +46,8 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     summary: ClassVar[str]
+    reads: ClassVar[Literal["examples", "labelled"]] = "examples"
+    fit_options: ClassVar[type | None] = None
 
     tensors: dict[str, torch.Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     provenance: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)

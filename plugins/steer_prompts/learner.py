@@ -12,6 +12,7 @@ import torch
 from steer import Intervention, Method, SteerError, TwoStream, attach
 from steer.errors import unknown_name
 from steer.model_map import ModelMap
+from steer.training import Options
 
 from . import _encode, _explain, _parts, _prompts, _start
 from ._explain import Explanation
@@ -73,6 +74,8 @@ class PromptLearner(Method):
     weight: float = 1.0
     fitted_classes: list[str] = field(default_factory=list)
 
+    reads: ClassVar[Literal["examples", "labelled"]] = "labelled"
+    fit_options: ClassVar[type | None] = Options
     recipe: ClassVar[dict[str, Any]] = {}
     """The options of `fit` that its authors use, where they differ from CoOp's."""
 

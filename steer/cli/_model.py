@@ -11,7 +11,7 @@ from ..errors import SteerError, unknown_name
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-ModelName = Annotated[str, typer.Option("--model", help="Zoo name (tiny-vlm), folder or hub id.")]
+ModelName = Annotated[str, typer.Option("--model", help="Zoo name (tiny-vlm, tiny-clip), folder or hub id.")]
 Device = Annotated[str | None, typer.Option(help="As torch names it; a GPU by default where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default what the model was saved in.")]
 

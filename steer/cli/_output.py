@@ -51,6 +51,11 @@ def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
         yield from bar.track(items, description=description)
 
 
+def say(message: str) -> None:
+    """One line on standard error, whatever breaks the message has."""
+    print(f"steer: {' '.join(message.split())}", file=sys.stderr)
+
+
 def quiet_in_a_pipe() -> None:
     """Turn off transformers' own loading bars where standard error is no terminal."""
     if not sys.stderr.isatty():

@@ -13,7 +13,7 @@ from ..errors import InterventionError, SteerError, unknown_name
 from ..method import Method
 
 # What `steer fit` gives to `fit` by options of its own.
-OWN = ("seed", "dev", "demonstrations", "folder", "progress")
+OWN = ("seed", "dev", "demonstrations", "folder", "progress", "augment", "sentences")
 # As Python writes them: a user who knows the library will.
 CONSTANTS = {"None": "null", "True": "true", "False": "false"}
 
@@ -54,9 +54,12 @@ def fit_hints(cls: type[Method]) -> dict[str, Any] | None:
     named = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in OWN}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         return named
-    from ..training import Learned, Options
+    return None if cls.fit_options is None else {**named, **typing.get_type_hints(cls.fit_options)}
 
-    return {**named, **typing.get_type_hints(Options)} if issubclass(cls, Learned) else None
+
+def given_by_option(cls: type[Method], name: str, text: str) -> Any:
+    """The value of an option that is named as a keyword of the method's `fit`, read as the annotation there says."""
+    return _value(text, _hints(cls.fit).get(name, Any), f"--{name}")
 
 
 def _hints(function: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import typer
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
 from ..errors import PluginError, SteerError
-from . import check, demo, eval, fit, fold, generate, inspect, memory, methods
+from . import check, demo, eval, fit, fold, generate, inspect, memory, methods, predict
+from ._output import say
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -28,7 +29,7 @@ def build_app() -> typer.Typer:
         epilog="Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 a check failed.",
     )
     app.callback()(_options)
-    for module in (inspect, check, methods, demo, fit, generate, eval, fold):
+    for module in (inspect, check, methods, demo, fit, generate, predict, eval, fold):
         app.command(module.__name__.rpartition(".")[2])(module.command)
     app.add_typer(memory.app, name="memory")
     for name, source in sources(manager()).items():
@@ -45,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         build_app()(words, prog_name="steer")
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as error:
         if debug:
             raise
         expected = isinstance(error, SteerError)
         kind = "" if expected else f"{type(error).__name__}: "
-        _say(f"{kind}{error}" + ("" if expected else " (--debug shows where)"))
+        say(f"{kind}{error}" + ("" if expected else " (--debug shows where)"))
         raise SystemExit(EXIT_ERROR) from None
 
 
@@ -89,7 +90,3 @@ def _names(app: typer.Typer) -> list[str]:
     named: list[tuple[str | None, object]] = [(info.name, info.callback) for info in app.registered_commands]
     named += [(info.name, None) for info in app.registered_groups]
     return [name or getattr(callback, "__name__", "").replace("_", "-") for name, callback in named]
-
-
-def _say(message: str) -> None:
-    print(f"steer: {' '.join(message.split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`steer eval`: how well a model answers, alone, after demonstrations and with saved methods."""
+"""`steer eval`: how well a model answers or names classes, alone, after demonstrations and with saved methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from ..errors import SteerError
 from ._data import examples
+from ._labelled import Classes, Read, SkipUnreadable, Wanted, refuse
 from ._model import Device, Dtype, ModelName, load
 from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
 
@@ -19,50 +20,115 @@ if TYPE_CHECKING:
 
 def command(
     model: ModelName,
-    data: Annotated[str, typer.Option(help="A folder (its test.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder (its test.jsonl, or its only file), a .jsonl file or zoo:TASK. Labelled pictures: class "
+            "folders (in test, if it is there), a .csv, .tsv or .jsonl file, a Hugging Face data set, or zoo:SET."
+        ),
+    ],
     method: Annotated[
         list[str] | None,
         typer.Option(help="A saved method's folder or hub id; each one given is a row of its own."),
     ] = None,
     shots: Annotated[int, typer.Option(min=0, help="Also with so many demonstrations in the prompt.")] = 0,
     pool: Annotated[str | None, typer.Option(help="Where these come from: as --data, its train.jsonl.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="The hand-written prompt of the baseline, with {} for a class; several are averaged."),
+    ] = None,
+    classes: Classes = None,
+    base_new: Annotated[
+        bool, typer.Option("--base-new", help="Measure the two halves of the classes, and their harmonic mean.")
+    ] = False,
+    read: Read = None,
+    skip_unreadable: SkipUnreadable = False,
     seed: Annotated[int, typer.Option(help="Of the choice of demonstrations and of the zoo's pictures.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask so many examples at most.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts or pictures in one forward.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 8,
     device: Device = None,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write, with every answer.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Measure accuracy on examples: always of the model alone, and of each method beside it."""
-    from .._evaluating import Evaluation
-    from ..fitting import track
-
+    """Measure accuracy on examples or labelled pictures: always of the model alone, and of each method beside it."""
     quiet_in_a_pipe()
     if out is not None and not out.absolute().parent.is_dir():
         raise SteerError(f"there is no folder {out.absolute().parent} to write {out.name} into")
     if (shots > 0) != (pool is not None):
         raise SteerError("--shots and --pool go together: how many demonstrations, and where they come from")
-    asked = examples(data, "test", limit, seed)
-    shown = examples(pool, "train", None, seed) if pool is not None else []
-    loaded, processor = load(model, device, dtype)
-    run = Evaluation(loaded, processor, asked, batch_size, max_new_tokens)
-    rows = [run.measure(way) for way in track(_ways(loaded, method or [], shots, shown, seed), "evaluating")]
-    record = {"model": model, "data": data, "examples": len(asked), "seed": seed, "shots": shots, "pool": pool}
-    record |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    saved = method or []
+    what, reads = _reads(saved)
+    held = load(model, device, dtype) if reads is None else None
+    if held is not None:
+        what, reads = model, _suits(held[0])
+    record: dict[str, Any] = {"model": model, "data": data, "seed": seed, "batch_size": batch_size}
+    if reads == "labelled":
+        from . import _eval_labelled
+
+        refuse(what, reads, {"--shots": shots})
+        wanted = Wanted(classes, read or [], skip_unreadable, limit, seed)
+        found, names = wanted.of(data, "test")
+        asked = _eval_labelled.Asked(found, names, base_new, batch_size)
+        loaded, processor = held or load(model, device, dtype)
+        rows = _eval_labelled.rows(loaded, processor, saved, template or [], asked)
+        record |= {"pictures": len(found), "classes": names, "base_new": base_new}
+        _eval_labelled.report(record, rows, asked, json)
+        said = _eval_labelled.answers(rows, asked)
+    else:
+        from .._evaluating import Evaluation
+        from ..fitting import track
+
+        given = {"--classes": classes, "--read": read, "--skip-unreadable": skip_unreadable}
+        refuse(what, "examples", {**given, "--template": template, "--base-new": base_new})
+        queries = examples(data, "test", limit, seed)
+        shown = examples(pool, "train", None, seed) if pool is not None else []
+        run = Evaluation(*(held or load(model, device, dtype)), queries, batch_size, max_new_tokens)
+        rows = [run.measure(way) for way in track(_ways(run.model, saved, shots, shown, seed), "evaluating")]
+        record |= {"examples": len(queries), "shots": shots, "pool": pool, "max_new_tokens": max_new_tokens}
+        _report(record, rows, json)
+        said = _answers(run, rows)
     if out is not None:
-        _write(out.absolute(), {**record, "rows": [row.to_dict() for row in rows], "answers": _answers(run, rows)})
+        _write(out.absolute(), {**record, "rows": [row.to_dict() for row in rows], "answers": said})
+        if not json:
+            print(f"answers: {out.absolute()}")
+
+
+def _reads(saved: list[str]) -> tuple[str, str | None]:
+    """One of the saved methods, and what all of them are measured on; None where there are none.
+
+    Raises:
+        SteerError: some are measured on examples, others on labelled pictures.
+    """
+    from ..registry import load as load_method
+
+    kinds = {path: load_method(path).reads for path in saved}
+    for path, reads in kinds.items():
+        if reads != kinds[saved[0]]:
+            raise SteerError(
+                f"{saved[0]} is measured on {kinds[saved[0]]}, {path} on {reads}; measure them one after the other"
+            )
+    return (f"method {saved[0]}", kinds[saved[0]]) if saved else ("", None)
+
+
+def _suits(model: Any) -> str:
+    """What a model is measured on by itself."""
+    from ..session import map_of
+
+    return "labelled" if map_of(model).streams is not None else "examples"
+
+
+def _report(record: dict[str, Any], rows: list[Row], json: bool) -> None:
     if json:
         print_json({**record, "rows": [row.to_dict() for row in rows]})
         return
     columns = ("", "accuracy", "95 % interval", "begins right", "log-prob", "tokens / query", "ms / query")
     print_table(columns, [_cells(row) for row in rows])
-    print(f"accuracy: on {len(asked)} examples, the whole answer, case aside; interval: Wilson's")
+    print(f"accuracy: on {record['examples']} examples, the whole answer, case aside; interval: Wilson's")
     print("begins right: whatever follows; like log-prob not measured for a method that answers in a way of its own")
-    print(f"log-prob: of the right answer, mean; ms: batches of {batch_size}, making inputs and writing included")
-    if out is not None:
-        print(f"answers: {out.absolute()}")
+    size = record["batch_size"]
+    print(f"log-prob: of the right answer, mean; ms: batches of {size}, making inputs and writing included")
 
 
 def _ways(model: Any, saved: list[str], shots: int, pool: list[Any], seed: int) -> list[Way]:

@@ -1,4 +1,4 @@
-"""`steer fit`: a method fitted on examples and saved."""
+"""`steer fit`: a method fitted on examples or labelled pictures, and saved."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 
 from ..errors import SteerError
 from ._data import examples
+from ._labelled import Classes, Read, SkipUnreadable, Wanted, refuse
 from ._model import Device, Dtype, ModelName, is_main_process, load
 from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
 
@@ -27,9 +28,36 @@ if TYPE_CHECKING:
 def command(
     method: Annotated[str, typer.Argument(help="A method's name; `steer methods` lists them.")],
     model: ModelName,
-    data: Annotated[str, typer.Option(help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
-    out: Annotated[Path, typer.Option(help="The folder to save the method in.")],
-    dev: Annotated[str | None, typer.Option(help="Examples to choose by, as --data; else a quarter of it.")] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK. Labelled pictures: class "
+            "folders (in train, if it is there), a .csv, .tsv or .jsonl file, a Hugging Face data set, or zoo:SET."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "--output", help="The folder to save the method in.")],
+    dev: Annotated[
+        str | None,
+        typer.Option(
+            help="What to choose by, as --data; else a quarter of the examples, or none of the labelled pictures."
+        ),
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="So many labelled pictures of each class.")] = None,
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="With --shots: take what there is of classes that have fewer.")
+    ] = False,
+    classes: Classes = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Only the base half of the classes, for steer eval --base-new.")
+    ] = False,
+    read: Read = None,
+    skip_unreadable: SkipUnreadable = False,
+    augment: Annotated[
+        str | None, typer.Option(help="How pictures are perturbed in each step, as the method's fit says.")
+    ] = None,
+    sentences: Annotated[
+        Path | None, typer.Option(help="A JSON file: for each class a list of sentences about it.")
+    ] = None,
     config: Annotated[list[str] | None, typer.Option(help="key=value: a field of the method; repeatable.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: an option of fitting, such as lr; repeatable.")
@@ -46,20 +74,32 @@ def command(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Fit a method to a model on examples, and save it. The same command goes on with a fit that was interrupted."""
+    """Fit a method to a model, and save it. The same command goes on with a fit that was interrupted."""
     from ..registry import create, method_class
+    from . import _fit_labelled
     from ._settings import config_hints, fit_hints, parse
 
     quiet_in_a_pipe()
     cls = method_class(method)
     fields = parse(config or [], config_hints(cls), "--config", f"configuration field of method {method!r}")
     options = parse(set_ or [], fit_hints(cls), "--set", f"option of fit of method {method!r}")
-    made = create(method, **fields)
+    options |= _fit_labelled.of_the_method(cls, augment, sentences)
     folder = _checkpoint_folder(cls, out, checkpoints)
-    fitted_on, chosen_by = _examples(data, dev, limit, seed)
+    labelled = cls.reads == "labelled"
+    if labelled:
+        # Made once without pictures: a field that cannot be is told before they are read.
+        _fit_labelled.must_learn(create(method, **fields))
+        wanted = Wanted(classes, read or [], skip_unreadable, limit, seed)
+        fitted_on, chosen_by, names = _fit_labelled.pictures(wanted, data, dev, shots, allow_fewer, base)
+        fields = _fit_labelled.with_classes(cls, fields, names, classes)
+    else:
+        given = {"--shots": shots, "--allow-fewer": allow_fewer, "--classes": classes, "--base": base, "--read": read}
+        refuse(f"method {method!r}", cls.reads, {**given, "--skip-unreadable": skip_unreadable})
+        fitted_on, chosen_by = _examples(data, dev, limit, seed)
+    made = create(method, **fields)
     loaded, processor = load(model, device, dtype)
     takes = inspect.signature(cls.fit).parameters
-    options |= {"dev": chosen_by} if "dev" in takes else {}
+    options |= {"dev": chosen_by or None} if "dev" in takes else {}
     options |= {"folder": folder} if folder is not None else {}
     options |= {"progress": is_main_process()} if "progress" in takes else {}
     start = time.perf_counter()
@@ -72,20 +112,28 @@ def command(
     made.save_pretrained(out)
     if folder is not None and checkpoints is None and not keep_checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
-    before, after = _measured(loaded, processor, made, chosen_by)
-    numbers = sum(tensor.numel() for tensor in made.tensors.values())
+    record: dict[str, Any] = {"method": method, "model": model, "data": data, "examples": len(fitted_on)}
+    record |= {"dev_examples": len(chosen_by), "seed": seed, "seconds": round(seconds, 3), "out": str(out.absolute())}
+    if labelled:
+        _fit_labelled.report(loaded, processor, made, fitted_on, chosen_by, record, json)
+    else:
+        _report(made, *_measured(loaded, processor, made, chosen_by), record, bool(dev), json)
+
+
+def _report(method: Method, before: Row, after: Row, record: dict[str, Any], given: bool, json: bool) -> None:
+    numbers = sum(tensor.numel() for tensor in method.tensors.values())
     if json:
-        counts = {"examples": len(fitted_on), "dev_examples": len(chosen_by), "seed": seed}
-        found = {"before": before.to_dict(), "after": after.to_dict(), "numbers": numbers, "seconds": round(seconds, 3)}
-        print_json({"method": method, "model": model, "data": data, **counts, **found, "out": str(out.absolute())})
+        print_json({**record, "before": before.to_dict(), "after": after.to_dict(), "numbers": numbers})
         return
     columns = ("method", "examples", "dev accuracy before", "after", "begins right", "numbers learned", "s to fit")
     begins = "-" if after.begins is None else f"{after.begins:.3f}"
     accuracies = f"{before.accuracy:.3f}", f"{after.accuracy:.3f}", begins
-    print_table(columns, [(method, str(len(fitted_on)), *accuracies, f"{numbers:,}", f"{seconds:.1f}")])
-    held = "" if dev else ", held out of --data"
-    print(f"dev: {len(chosen_by)} examples{held}, which the method may have chosen by; test it with `steer eval`")
-    print(f"saved: {out.absolute()}")
+    counts = str(record["examples"]), *accuracies, f"{numbers:,}", f"{record['seconds']:.1f}"
+    print_table(columns, [(method.name, *counts)])
+    held = "" if given else ", held out of --data"
+    chosen = f"{record['dev_examples']} examples{held}"
+    print(f"dev: {chosen}, which the method may have chosen by; test it with `steer eval`")
+    print(f"saved: {record['out']}")
 
 
 def _checkpoint_folder(cls: type[Method], out: Path, asked: Path | None) -> Path | None:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
@@ -53,6 +53,8 @@ class Learned(Method):
     align: Literal["resid_out", "mlp_out", "attn_out"] = "resid_out"
     rows: Literal["all", "answer"] = "all"
     template: str | None = None
+
+    fit_options: ClassVar[type | None] = Options
 
     @abstractmethod
     def initial(self, model_map: ModelMap, generator: torch.Generator) -> dict[str, torch.Tensor]:

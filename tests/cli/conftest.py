@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -28,3 +29,43 @@ def steer_cli(capsys) -> Callable[..., Ran]:
         return Ran(code if isinstance(code, int) else int(code is not None), out, err)
 
     return run
+
+
+COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40), "fire extinguisher": (40, 40, 200), "red apple": (200, 200, 40)}
+"""The classes of `pets`, and what colour their pictures are about."""
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """The folder of a tiny CLIP with random weights, with a processor, as `save_pretrained` writes them."""
+    import transformers as hf
+
+    from tests.prompts.models import build, tokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    sides = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    build("clip")[0].save_pretrained(folder)
+    hf.CLIPProcessor(image_processor=hf.CLIPImageProcessor(**sides), tokenizer=tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory) -> Path:
+    """A folder with class folders in `train` (5 pictures a class), `val` (2) and `test` (3)."""
+    folder = tmp_path_factory.mktemp("pets")
+    for number, (split, count) in enumerate((("train", 5), ("val", 2), ("test", 3))):
+        for place, name in enumerate(COLOURS):
+            inside = folder / split / name.replace(" ", "_")
+            inside.mkdir(parents=True)
+            for i in range(count):
+                picture_of(name, seed=1000 * number + 100 * place + i).save(inside / f"{i}.png")
+    return folder
+
+
+def picture_of(name: str, seed: int):
+    """A picture of about the colour of a class, with noise."""
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(seed).integers(-40, 40, (16, 16, 3))
+    return Image.fromarray((np.array(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8))

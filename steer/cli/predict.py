@@ -1,0 +1,132 @@
+"""`steer predict`: the classes of pictures, by a saved method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from ..errors import SteerError
+from ._model import Device, Dtype, ModelName, load
+from ._output import AsJson, print_json, print_table, progress, quiet_in_a_pipe, say
+
+if TYPE_CHECKING:
+    import torch
+
+# What operating systems leave in folders.
+_LITTER = ("thumbs.db", "desktop.ini")
+# How many pictures an error names.
+_NAMED = 20
+
+
+def command(
+    method: Annotated[str, typer.Argument(help="A saved method's folder or hub id.")],
+    images: Annotated[list[Path], typer.Argument(help="Files of pictures, or folders with such.")],
+    model: ModelName,
+    classes: Annotated[
+        str | None, typer.Option(help="Others than the method's: a,b,c or a file with a name on each line.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="So many of the likeliest classes of each picture.")] = 1,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read, and name them.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 16,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: AsJson = False,
+) -> None:
+    """Say which class each picture is of, and how likely that is."""
+    from ..registry import load as load_method
+    from ._labelled import class_names
+
+    quiet_in_a_pipe()
+    # Any, because a method that reads labelled pictures has more than `Method` does.
+    found: Any = load_method(method)
+    if found.reads != "labelled":
+        raise SteerError(f"method {found.name!r} does not name classes; steer generate MODEL --method {method}")
+    names = None if classes is None else class_names(classes)
+    readable, problems = _read(images)
+    if problems and not skip_unreadable:
+        listed = "; ".join(problems[:_NAMED]) + ("; ..." if len(problems) > _NAMED else "")
+        raise SteerError(f"{len(problems)} pictures cannot be read; --skip-unreadable leaves them out: {listed}")
+    for one in problems:
+        say(f"left out: {one}")
+    if not readable:
+        raise SteerError("none of the pictures can be read")
+    loaded, processor = load(model, device, dtype)
+    found = load_method(method, loaded)
+    if names is not None and names != found.classes:
+        found.set_classes(names)
+    found.bind(loaded, processor)
+    chances = _chances(found, readable, batch_size)
+    predictions = [_one(path, row, found.classes, top) for path, row in zip(readable, chances, strict=True)]
+    if json:
+        counts = {"classes": found.classes, "predictions": predictions, "unreadable": problems}
+        print_json({"method": method, "model": model, **counts})
+        return
+    columns = ("picture", "class", "probability", *(("then",) if top > 1 else ()))
+    print_table(columns, [_cells(one, top) for one in predictions])
+
+
+def _read(given: list[Path]) -> tuple[list[Path], list[str]]:
+    """The pictures that can be read, folders' files in the order of their names, and what is wrong with the others.
+
+    Raises:
+        SteerError: a folder holds no files.
+    """
+    from ..data import opened
+
+    paths: list[Path] = []
+    for one in given:
+        inside = _inside(one) if one.is_dir() else [one]
+        if not inside:
+            raise SteerError(f"the folder {one} holds no pictures")
+        paths += inside
+    readable, problems = [], []
+    for path in progress(paths, "reading"):
+        try:
+            opened(path)
+        except SteerError as error:
+            problems.append(str(error))
+        else:
+            readable.append(path)
+    return readable, problems
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Every file in a folder and below, but for hidden ones."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.name.lower() not in _LITTER
+    ]
+
+
+def _chances(method: Any, paths: list[Path], batch_size: int) -> list[torch.Tensor]:
+    """For each picture the probabilities of all classes, (K,)."""
+    from ..data import opened
+
+    parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    return [
+        row
+        for part in progress(parts, "predicting")
+        for row in method.predict([opened(path) for path in part], batch_size=batch_size).probabilities
+    ]
+
+
+def _one(path: Path, chances: torch.Tensor, classes: list[str], top: int) -> dict[str, Any]:
+    values, places = chances.topk(min(top, len(classes)))
+    best = [
+        {"class": classes[place], "probability": value}
+        for place, value in zip(places.tolist(), values.tolist(), strict=True)
+    ]
+    return {"picture": str(path), **best[0], "top": best}
+
+
+def _cells(one: dict[str, Any], top: int) -> tuple[str, ...]:
+    first, *rest = cast("list[dict[str, Any]]", one["top"])
+    then = ", ".join(f"{other['class']} {other['probability']:.3f}" for other in rest)
+    return one["picture"], first["class"], f"{first['probability']:.3f}", *((then,) if top > 1 else ())
