@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,7 @@ from steer import SteerError, TwoStream
 
 from . import _parts
 from ._parts import Turn
-from ._prompts import from_template
+from ._prompts import from_template, words_of
 
 if TYPE_CHECKING:
     from .learner import PromptLearner
@@ -23,19 +25,37 @@ CLASS_BATCH = 128
 
 
 def names(classes: Sequence[str]) -> list[str]:
-    """Class names, checked: each a word or more, none twice."""
-    if isinstance(classes, str) or not all(isinstance(name, str) and name.strip() for name in classes):
+    """Class names, checked: each a word or more, none twice.
+
+    Raises:
+        SteerError: something else.
+    """
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise SteerError(f"classes must be a list of names, got {classes!r:.80}")
-    twice = sorted({name for name in classes if classes.count(name) > 1}) if len(set(classes)) < len(classes) else []
+    made = list(classes)
+    wrong = [name for name in made if not isinstance(name, str) or not words_of(name)]
+    if wrong:
+        raise SteerError(f"classes must be a list of names, got one that is {wrong[0]!r:.80}")
+    twice = sorted(name for name, count in Counter(made).items() if count > 1)
     if twice:
         raise SteerError(f"classes names {', '.join(map(repr, twice[:5]))} more than once")
-    return list(classes)
+    return made
 
 
 def parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Slices of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def at_least_one(name: str, value: Any) -> None:
+    """Raise if a count is none.
+
+    Raises:
+        SteerError: it is not a whole number of at least 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SteerError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 @contextmanager
@@ -48,6 +68,38 @@ def halves(turn: Turn) -> Iterator[None]:
         turn.halves = before
         turn.classes = turn.shifts = None
         turn.features.clear()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Features of the classes' prompts, and what they were made from.
+
+    Attributes:
+        features: (K, D).
+        configuration: the method's fields.
+        tensors: each with the number of changes that torch has counted; one that was made under inference mode counts
+            none.
+    """
+
+    features: torch.Tensor
+    configuration: str
+    tensors: Mapping[str, tuple[torch.Tensor, int]]
+
+    @classmethod
+    def of(cls, method: PromptLearner, features: torch.Tensor) -> Kept:
+        """Features that were made just now."""
+        return cls(features, repr(method), {name: (value, _changes(value)) for name, value in method.tensors.items()})
+
+    def holds(self, method: PromptLearner) -> bool:
+        """Whether they would be the same again."""
+        if self.configuration != repr(method) or self.tensors.keys() != method.tensors.keys():
+            return False
+        pairs = ((method.tensors[name], *kept) for name, kept in self.tensors.items())
+        return all(now is then and _changes(now) == count for now, then, count in pairs)
+
+
+def _changes(value: torch.Tensor) -> int:
+    return 0 if value.is_inference() else value._version
 
 
 def texts(method: PromptLearner, turn: Turn, class_batch: int = CLASS_BATCH) -> torch.Tensor:

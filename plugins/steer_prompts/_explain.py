@@ -9,10 +9,14 @@ import torch
 
 from steer import TwoStream
 
+from ._check import NOT_LEARNED
+
 if TYPE_CHECKING:
     from .learner import PromptLearner
 
 NEAREST = 3
+# Distances to a whole vocabulary that are held at a time.
+VECTORS = 256
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def explain(method: PromptLearner, stream: TwoStream) -> Explanation:
     for name, value in method.tensors.items():
         if name == "context":
             rows += _vectors(method, stream, value)
-        elif name not in ("slots", "cache.labels"):
+        elif name not in NOT_LEARNED:
             rows.append(_row(method, name, value))
     return Explanation(method.name, tuple(rows))
 
@@ -74,9 +78,10 @@ def explain(method: PromptLearner, stream: TwoStream) -> Explanation:
 def _vectors(method: PromptLearner, stream: TwoStream, value: torch.Tensor) -> list[Learned]:
     slots = method.tensors["slots"]
     made = []
+    nearest = nearest_words(stream, value.flatten(0, -2))
     for row, vectors in enumerate(value if value.ndim == 3 else value[None]):
         owner = f"context of {method.fitted_classes[row]!r}" if value.ndim == 3 else "context"
-        words = nearest_words(stream, vectors)
+        words = nearest[row * len(vectors) : (row + 1) * len(vectors)]
         for index, vector in enumerate(vectors):
             places = slots[row : row + 1, index] if value.ndim == 3 else slots[:, index]
             low, high = int(places.min()), int(places.max())
@@ -93,14 +98,16 @@ def nearest_words(
     """For each vector (M, D) the words whose embeddings are nearest by Euclidean distance, as in CoOp."""
     table: Any = stream.model.get_submodule(stream.streams.tokens)
     ids = torch.arange(table.num_embeddings, device=stream.device)
+    made = []
     with torch.no_grad():
         words = table(ids[None])[0].float()
-        distances = torch.cdist(vectors.detach().float().to(words.device), words)
-        near, places = distances.topk(min(count, len(ids)), largest=False)
-    made = []
-    for row, values in zip(places.tolist(), near.tolist(), strict=True):
-        tokens = [stream.tokenizer.decode([one]).strip() for one in row]
-        made.append(tuple((token, round(value, 4)) for token, value in zip(tokens, values, strict=True)))
+        for some in vectors.detach().float().to(words.device).split(VECTORS):
+            # Not by matrix products, which leave a distance of 0 at the rounding of the vectors' lengths.
+            distances = torch.cdist(some, words, compute_mode="donot_use_mm_for_euclid_dist")
+            near, places = distances.topk(min(count, len(ids)), largest=False)
+            for row, values in zip(places.tolist(), near.tolist(), strict=True):
+                tokens = [stream.tokenizer.decode([one]).strip() for one in row]
+                made.append(tuple((token, round(value, 4)) for token, value in zip(tokens, values, strict=True)))
     return made
 
 

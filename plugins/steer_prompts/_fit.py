@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -20,8 +21,8 @@ from steer.errors import unknown_name
 from steer.training import Job, Options, frozen, identity, run
 
 from . import _encode, _losses, _parts, _start
-from ._pictures import Pictures
-from ._prompts import words_of
+from ._pictures import BATCH, Pictures
+from ._prompts import filled
 
 if TYPE_CHECKING:
     from .learner import PromptLearner
@@ -38,6 +39,10 @@ RECIPE: dict[str, Any] = {
     "patience": None,
 }
 AUGMENT = ("none", "crop", "rand")
+# What a fit that fails puts back.
+STATE = (
+    "tensors", "provenance", "classes", "fitted_classes", "ensemble", "_bound", "_given", "_texts", "_laid_out",
+)  # fmt: skip
 
 
 def fit(
@@ -54,7 +59,7 @@ def fit(
     folder: str | os.PathLike[str] | None,
     progress: bool,
     options: Mapping[str, Any],
-) -> PromptLearner:
+) -> None:
     """`PromptLearner.fit`."""
     chosen = Options.of({**RECIPE, **method.recipe, **options})
     augment = augment if augment is not None else ("rand" if method.regulariser == "consistency" else "none")
@@ -65,11 +70,14 @@ def fit(
         raise SteerError(f"method {method.name!r} needs labelled pictures to fit, got none")
     if not method.learns:
         raise SteerError(f"method {method.name!r} learns nothing: bind(model, processor), then predict")
-    before = method.tensors, method.provenance, method.classes, method.fitted_classes
-    stream = TwoStream(model, processor)
+    _encode.at_least_one("class_batch", class_batch)
+    before = {name: getattr(method, name) for name in STATE}
+    method.outside(model)
+    with frozen(model):
+        stream = TwoStream(model, processor)
     try:
         method.provenance = {}
-        method.classes = method.classes or sorted({label for _, label in pairs})
+        method.classes = method.classes or _encode.names(sorted({label for _, label in pairs}))
         method.fitted_classes = list(method.classes)
         with frozen(model, chosen.gradient_checkpointing):
             start = _start.initial(method, stream, torch.Generator().manual_seed(seed))
@@ -88,9 +96,9 @@ def fit(
             method.provenance["training"] = {**dataclasses.asdict(chosen), **kept}
         method._bind(stream)
     except BaseException:
-        method.tensors, method.provenance, method.classes, method.fitted_classes = before
+        for name, value in before.items():
+            setattr(method, name, value)
         raise
-    return method
 
 
 def labelled(examples: Sequence[Any], what: str) -> list[tuple[Any, str]]:
@@ -126,10 +134,11 @@ class _Fitting:
     sentences: list[torch.Tensor] = field(default_factory=list)
     plain: torch.Tensor | None = None
     known: torch.Tensor | None = None
-    dev: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.labels = self._numbers([label for _, label in self.pairs])
+        self.labels = self._numbers([label for _, label in self.pairs], "examples")
+        self.held_labels = self._numbers([label for _, label in self.held], "dev")
+        self.dev = Pictures(self.stream, [image for image, _ in self.held], "none", 0) if self.held else None
         regulariser = self.method.regulariser
         if regulariser != "none":
             # PromptSRC takes the mean before it normalises.
@@ -186,9 +195,9 @@ class _Fitting:
     def open_batch(self, numbers: Sequence[int]) -> Iterator[Mapping[str, torch.Tensor]]:
         """The losses of some pictures; the backward pass runs inside."""
         method, turn = self.method, self.method._turn
-        plain = self._plain(numbers)
+        plain, kept = self._plain(numbers), self._kept(self.pictures, numbers)
         with attach(self.stream.model, method, strict=False, measure="none"), _encode.halves(turn):
-            images = self._images(numbers)
+            images = self._images(self.pictures, numbers, kept)
             texts = self._texts(images)
             scores = _encode.scores(method, turn, images, texts, self.class_batch)
             yield _losses.terms(
@@ -197,33 +206,35 @@ class _Fitting:
 
     def dev_loss(self) -> tuple[float, int]:
         """The sum of the cross-entropy over `dev`, and its size."""
-        method, turn = self.method, self.method._turn
-        labels, total = self._numbers([label for _, label in self.held]), 0.0
-        kept = not method.vision_changes
+        method, turn, total = self.method, self.method._turn, 0.0
+        assert self.dev is not None
+        batches = list(_encode.parts(range(len(self.held)), BATCH))
+        kept = [self._kept(self.dev, rows) for rows in batches]
         with torch.no_grad(), attach(self.stream.model, method, strict=False, measure="none"), _encode.halves(turn):
-            if self.dev is None or not kept:
-                self.dev = Pictures(self.stream, [image for image, _ in self.held], "none", 0).all()
-            texts = None if method.conditional else self._texts(self.dev)
-            for rows in _encode.parts(range(len(self.held)), 32):
-                scores = _encode.scores(method, turn, self._adapted(self.dev[list(rows)]), texts, self.class_batch)
-                total += float(cross_entropy(scores, labels[list(rows)], reduction="sum"))
+            texts = None if method.conditional else self._texts(None)
+            for rows, features in zip(batches, kept, strict=True):
+                images = self._images(self.dev, rows, features)
+                scores = _encode.scores(method, turn, images, texts, self.class_batch)
+                total += float(cross_entropy(scores, self.held_labels[list(rows)], reduction="sum"))
         return total, len(self.held)
 
-    def _images(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Features of the pictures, with what is learned; kept ones where the vision tower is as it was."""
-        if self.method.vision_changes or not self.pictures.plain:
-            return self.stream.image_features(self.pictures.pixels(numbers))
-        return self._adapted(self.pictures.features(numbers))
+    def _kept(self, pictures: Pictures, numbers: Sequence[int]) -> torch.Tensor | None:
+        """Features by the model as it is, where what is learned starts from them; ask with nothing attached."""
+        return None if self.method.vision_changes or not pictures.plain else pictures.features(numbers)
+
+    def _images(self, pictures: Pictures, numbers: Sequence[int], kept: torch.Tensor | None) -> torch.Tensor:
+        """Features of the pictures with what is learned, from those that were kept where there are any."""
+        return self.stream.image_features(pictures.pixels(numbers)) if kept is None else self._adapted(kept)
 
     def _adapted(self, features: torch.Tensor) -> torch.Tensor:
-        method = self.method
-        if not method.image_adapter or method.vision_changes:
-            return features
-        return _parts.adapt(method.tensors, "image", method.image_adapter, features)
+        ratio = self.method.image_adapter
+        return _parts.adapt(self.method.tensors, "image", ratio, features) if ratio else features
 
-    def _texts(self, images: torch.Tensor) -> torch.Tensor:
+    def _texts(self, images: torch.Tensor | None) -> torch.Tensor:
+        """Features of the classes with what is learned, (K, D), or (B, K, D) where they depend on the pictures'."""
         method, turn = self.method, self.method._turn
         if method.conditional:
+            assert images is not None
             return _encode.texts_for(method, turn, images, self.class_batch)
         if method.text_changes:
             return _encode.texts(method, turn, self.class_batch)
@@ -246,16 +257,18 @@ class _Fitting:
         scores = self.stream.scores(images, texts)
         return {"plain_texts": texts, "plain_images": images, "plain_scores": scores}
 
-    def _numbers(self, labels: Sequence[str]) -> torch.Tensor:
+    def _numbers(self, labels: Sequence[str], what: str) -> torch.Tensor:
         places = {name: index for index, name in enumerate(self.method.classes)}
-        for label in labels:
+        for index, label in enumerate(labels):
             if label not in places:
-                raise unknown_name("class of an example", label, self.method.classes)
+                raise unknown_name(f"class of {what}[{index}]", label, self.method.classes)
         return torch.tensor([places[label] for label in labels], device=self.stream.device)
 
     def _identity(self, options: Options) -> dict[str, Any]:
-        examples = [[Example("", label, (image,)) for image, label in pairs] for pairs in (self.pairs, self.held)]
-        return identity(self.method, self.stream.model, self.stream.map, *examples, self.seed, options)
+        shown, held = ([Example("", label, (image,)) for image, label in pairs] for pairs in (self.pairs, self.held))
+        made = identity(self.method, self.stream.model, self.stream.map, shown, held, self.seed, options)
+        sentences = [hashlib.sha256(one.cpu().numpy().tobytes()).hexdigest()[:16] for one in self.sentences]
+        return {**made, "augment": self.pictures.augment, "sentences": sentences}
 
 
 NOT_FITTED = ("slots", "cache.keys", "cache.labels")
@@ -268,9 +281,7 @@ def _sentences(method: PromptLearner, stream: TwoStream, given: Any) -> list[tor
         SteerError: a class has no sentences; the message names it.
     """
     if given is None:
-        return [
-            _one(stream, [template.format(words_of(name)) for name in method.classes]) for template in method.templates
-        ]
+        return [_one(stream, [filled(template, name) for name in method.classes]) for template in method.templates]
     if not isinstance(given, Mapping):
         given = json.loads(Path(given).read_text(encoding="utf-8"))
     without = [name for name in method.classes if not given.get(name)]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from steer import TwoStream
+from steer import SteerError, TwoStream
 from steer.data import flip, opened, rand_augment, random_resized_crop
 
 from ._encode import parts
 
 KEPT_BYTES = 2**29
 BATCH = 32
+
+
+def listed(images: Any) -> list[Any]:
+    """Pictures as a list.
+
+    Raises:
+        SteerError: one picture by itself, which has to stand in a list as well, or no pictures at all.
+    """
+    alone = isinstance(images, str | bytes | os.PathLike | Mapping) or not isinstance(images, Iterable)
+    if alone or getattr(images, "ndim", 4) < 4:
+        raise SteerError(f"pictures are given as a list, such as [picture]; got one {type(images).__name__}")
+    return list(images)
 
 
 class Pictures:
@@ -31,6 +44,7 @@ class Pictures:
         self.step = 0
         self._pixels: dict[str, torch.Tensor] | None = None
         self._features: torch.Tensor | None = None
+        self._few: bool | None = None
 
     def at(self, step: int) -> None:
         """Go to a step."""
@@ -64,8 +78,11 @@ class Pictures:
         return torch.cat(made)
 
     def _fits(self) -> bool:
-        one = self.stream.pixels(self.images[:1])
-        return sum(value.numel() * value.element_size() for value in one.values()) * len(self.images) <= KEPT_BYTES
+        if self._few is None:
+            one = self.stream.pixels(self.images[:1])
+            size = sum(value.numel() * value.element_size() for value in one.values())
+            self._few = size * len(self.images) <= KEPT_BYTES
+        return self._few
 
     def _perturbed(self, number: int, view: int) -> Any:
         rng = random.Random(f"{self.seed} {self.step} {number} {view}")

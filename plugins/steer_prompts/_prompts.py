@@ -37,9 +37,19 @@ def from_template(stream: TwoStream, names: Sequence[str], template: str) -> Pro
     Raises:
         SteerError: the template has no place for a name, or a text is too long for the model.
     """
-    if template.count("{}") != 1:
+    return Prompts(stream.tokens([filled(template, name) for name in names]), torch.zeros(0, dtype=torch.long))
+
+
+def filled(template: str, name: str) -> str:
+    """A template with a name at its `{}`.
+
+    Raises:
+        SteerError: the template has no place for a name, or several.
+    """
+    if not isinstance(template, str) or template.count("{}") != 1:
         raise SteerError(f"a template needs one {{}} for the name of the class, got {template!r}")
-    return Prompts(stream.tokens([template.format(words_of(name)) for name in names]), torch.zeros(0, dtype=torch.long))
+    # not str.format, for which any other brace would be a field
+    return template.replace("{}", words_of(name))
 
 
 def with_context(stream: TwoStream, names: Sequence[str], count: int, init: str, position: str) -> Prompts:
@@ -55,36 +65,31 @@ def with_context(stream: TwoStream, names: Sequence[str], count: int, init: str,
     Raises:
         SteerError: the vectors and a name are longer than the model can read; the message says how many there are.
     """
-    rest = words_in(stream, init)[count:] if init else []
+    rest = words_in(stream, init)[count:] if init and position == "end" else []
     hold = placeholder(stream)
+    first = {"end": count, "middle": count // 2, "front": 0}[position]
+    bodies = _bodies(stream, [f"{words_of(name)}." for name in names])
+    bare = bodies if position == "end" else _bodies(stream, [words_of(name) for name in names])
     texts, slots = [], []
-    for name in names:
-        body = _body(stream, f"{words_of(name)}.")
-        middle = len(words_in(stream, words_of(name)))
-        lead = {"end": 0, "front": middle, "middle": 0}[position]
-        before = {"end": count, "front": count, "middle": count // 2}[position]
-        first, after = body.start + lead, count - before
-        ids = [body.ids[:first], [hold] * before, rest if position == "end" else [], body.ids[first:]]
-        places = list(range(first, first + before))
-        if after:
-            cut = body.start + middle
-            ids = [body.ids[: body.start], [hold] * before, body.ids[body.start : cut], [hold] * after, body.ids[cut:]]
-            places += range(cut + before, cut + before + after)
-        made = [one for part in ids for one in part]
+    for name, body, alone in zip(names, bodies, bare, strict=True):
+        # Where the name ends: the full stop is what the tokens of both do not share.
+        cut = body.start + (0 if position == "end" else _shared(body.words, alone.words))
+        begin, end = body.start + first, cut + count
+        made = [*body.ids[: body.start], *[hold] * first, *rest, *body.ids[body.start : cut]]
+        made += [*[hold] * (count - first), *body.ids[cut:]]
         if len(made) > stream.slots:
             raise SteerError(
                 f"the class {name!r:.80} has {len(body.ids)} tokens and the context {count + len(rest)}; "
                 f"together they are {len(made)}, and {stream.map.model_class} reads at most {stream.slots}"
             )
         texts.append(made)
-        slots.append(places)
+        slots.append([*range(body.start, begin), *range(cut + first, end)])
     return Prompts(_padded(stream, texts), torch.tensor(slots, dtype=torch.long).reshape(len(names), count))
 
 
 def words_in(stream: TwoStream, text: str) -> list[int]:
     """The token ids of some words, without special tokens."""
-    body = _body(stream, text)
-    return body.ids[body.start : body.stop]
+    return _bodies(stream, [text])[0].words
 
 
 def placeholder(stream: TwoStream) -> int:
@@ -104,13 +109,28 @@ class _Body:
     start: int
     stop: int
 
+    @property
+    def words(self) -> list[int]:
+        """Without special tokens."""
+        return self.ids[self.start : self.stop]
 
-def _body(stream: TwoStream, text: str) -> _Body:
-    made = stream.tokenizer(text, return_special_tokens_mask=True)
-    special = list(made["special_tokens_mask"])
-    start = next((index for index, one in enumerate(special) if not one), len(special))
-    stop = len(special) - next((index for index, one in enumerate(reversed(special)) if not one), len(special))
-    return _Body(list(made["input_ids"]), start, max(start, stop))
+
+def _bodies(stream: TwoStream, texts: Sequence[str]) -> list[_Body]:
+    """Texts with their special tokens; one call of the tokenizer for all."""
+    made = stream.tokenizer(list(texts), return_special_tokens_mask=True)
+    bodies = []
+    for ids, special in zip(made["input_ids"], made["special_tokens_mask"], strict=True):
+        words = [index for index, one in enumerate(special) if not one]
+        # Nothing but special tokens: what is added stands behind the first of several, as a word would.
+        start = words[0] if words else max(0, min(1, len(ids) - 1))
+        bodies.append(_Body(list(ids), start, words[-1] + 1 if words else start))
+    return bodies
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _padded(stream: TwoStream, texts: Sequence[list[int]]) -> dict[str, torch.Tensor]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
+from weakref import WeakValueDictionary
 
 import torch
 
 from steer import Intervention, Method, SteerError, TwoStream, attach
-from steer.errors import unknown_name
 from steer.model_map import ModelMap
-from steer.training import Options
+from steer.training import Options, frozen
 
-from . import _encode, _explain, _parts, _prompts, _start
+from . import _check, _encode, _explain, _parts, _prompts, _sessions, _start
 from ._explain import Explanation
+from ._pictures import listed
 from .predictions import Predictions
 
 Regulariser = Literal["none", "knowledge", "consistency", "self_regulation", "aligned_gradient"]
-REGULARISERS = ("none", "knowledge", "consistency", "self_regulation", "aligned_gradient")
 
 
 @dataclass(kw_only=True)
@@ -76,17 +77,19 @@ class PromptLearner(Method):
 
     reads: ClassVar[Literal["examples", "labelled"]] = "labelled"
     fit_options: ClassVar[type | None] = Options
-    recipe: ClassVar[dict[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """The options of `fit` that its authors use, where they differ from CoOp's."""
 
     def __post_init__(self) -> None:
         self._turn = _parts.Turn()
         self._bound: TwoStream | None = None
         self._given: _prompts.Prompts | None = None
-        self._texts: torch.Tensor | None = None
+        self._laid_out = ""
+        self._texts: _encode.Kept | None = None
+        self._made: WeakValueDictionary[int, Intervention] = WeakValueDictionary()
         self.ensemble: torch.Tensor | None = None
         self.classes = _encode.names(self.classes)
-        self._check()
+        _check.check(self)
 
     @property
     def text_changes(self) -> bool:
@@ -113,9 +116,10 @@ class PromptLearner(Method):
         _start.check_depth("text_depth", self.text_depth, model_map.tower("text"))
         if self.vision_changes:
             _start.check_depth("vision_depth", self.vision_depth, model_map.tower("vision"))
-        if self.learns and not self.tensors:
-            raise SteerError(f"method {self.name!r} must be fitted first, or loaded")
-        return _parts.interventions(self, model_map, self._turn)
+        _check.fitted(self)
+        made = _parts.interventions(self, model_map, self._turn)
+        self._made = WeakValueDictionary({id(one): one for one in made})
+        return made
 
     @property
     def learns(self) -> bool:
@@ -133,7 +137,8 @@ class PromptLearner(Method):
             MappingError: the model does not score pictures against texts.
             SteerError: no classes, or a prompt is longer than the model can read.
         """
-        stream = TwoStream(model, processor)
+        with frozen(model):
+            stream = TwoStream(model, processor)
         self.check_fits(stream.map)
         self._bind(stream)
         return self
@@ -141,14 +146,35 @@ class PromptLearner(Method):
     def _bind(self, stream: TwoStream) -> None:
         if not self.classes:
             raise SteerError(f"method {self.name!r} needs classes: steer.create({self.name!r}, classes=[...])")
-        self._bound = stream
+        self._own_classes(self.classes)
         if self.text_changes:
-            self._given = _prompts.with_context(stream, self.classes, self.context, self.init, self.class_position)
-            self.tensors["slots"] = self._given.slots
+            given = _prompts.with_context(stream, self.classes, self.context, self.init, self.class_position)
         else:
-            self._given = _prompts.from_template(stream, self.classes, self.templates[0])
-        self.ensemble = _encode.by_hand(self, stream) if len(self.templates) > 1 and not self.text_changes else None
-        self._texts = None
+            given = _prompts.from_template(stream, self.classes, self.templates[0])
+        ensemble = None
+        if len(self.templates) > 1 and not self.text_changes:
+            with frozen(stream.model):
+                ensemble = _encode.by_hand(self, stream)
+        # Only now, so that what cannot be laid out leaves the method as it was.
+        tensors = {name: value.to(stream.device) for name, value in self.tensors.items()}
+        self.tensors = {**tensors, "slots": given.slots} if self.text_changes else tensors
+        self._bound, self._given, self.ensemble, self._texts = stream, given, ensemble, None
+        self._laid_out = self._layout()
+
+    def _layout(self) -> str:
+        """What the texts of the classes depend on."""
+        return repr((self.classes, self.context, self.init, self.class_position, self.templates))
+
+    def _own_classes(self, classes: list[str]) -> None:
+        """Raise if there are vectors for each class, and these are others."""
+        if not self.class_specific or "context" not in self.tensors:
+            return
+        count, owners = len(self.tensors["context"]), self.fitted_classes or self.classes
+        if classes != owners or len(classes) != count:
+            raise SteerError(
+                f"method {self.name!r} learned vectors of its own for each of {count} classes; "
+                "it has none for others (class_specific=False has)"
+            )
 
     def bound(self) -> TwoStream:
         """The model that the method is bound to.
@@ -162,7 +188,9 @@ class PromptLearner(Method):
 
     def prompts_of_classes(self) -> _prompts.Prompts:
         """The text of each class, laid out for the model that the method is bound to."""
-        self.bound()
+        stream = self.bound()
+        if self._laid_out != self._layout():
+            self._bind(stream)
         assert self._given is not None
         return self._given
 
@@ -170,25 +198,27 @@ class PromptLearner(Method):
         """Take other classes from now on; what was learned is kept.
 
         Raises:
-            SteerError: the method has vectors of its own for each class, names appear twice or are empty.
+            SteerError: the method has vectors of its own for each class, names appear twice or are empty, or one is
+                longer than the model can read. The method is as it was then.
         """
-        if self.class_specific and list(classes) != self.classes:
-            raise SteerError(
-                f"method {self.name!r} learned vectors of its own for each of {len(self.classes)} classes; "
-                "it has none for others (class_specific=False has)"
-            )
-        self.classes = _encode.names(classes)
-        if self._bound is not None:
-            self._bind(self._bound)
+        before, given = self.classes, _encode.names(classes)
+        self._own_classes(given)
+        self.classes = given
+        try:
+            if self._bound is not None:
+                self._bind(self._bound)
+        except BaseException:
+            self.classes = before
+            raise
         return self
 
-    def inputs(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def inputs(self, images: Sequence[Any]) -> dict[str, Any]:
         """Arguments for a call of the model itself: the classes' prompts, and pictures.
 
         Inside `steer.attach(model, method)`, `model(**method.inputs(images))` gives the steered scores.
         """
         stream = self.bound()
-        return {**self.prompts_of_classes().inputs, **stream.pixels(images), **stream.streams.options}
+        return {**self.prompts_of_classes().inputs, **stream.pixels(listed(images)), **stream.streams.options}
 
     @torch.no_grad()
     def scores(self, images: Sequence[Any], *, batch_size: int = 32) -> torch.Tensor:
@@ -197,16 +227,45 @@ class PromptLearner(Method):
         Args:
             images: PIL images, or whatever the model's image processor takes.
             batch_size: pictures in one forward.
+
+        Raises:
+            SteerError: it must be fitted or bound first; not a list of pictures; or the method is attached already.
         """
-        stream = self.bound()
-        with attach(stream.model, self, strict=False, measure="none"), _encode.halves(self._turn):
-            if self._texts is None and not self.conditional:
-                self._texts = _encode.texts(self, self._turn)
-            made = [
-                _encode.scores(self, self._turn, stream.image_features(stream.pixels(part)), self._texts)
-                for part in _encode.parts(images, batch_size)
-            ]
+        stream, pictures = self.bound(), listed(images)
+        _encode.at_least_one("batch_size", batch_size)
+        self.prompts_of_classes()
+        self.outside(stream.model)
+        # What the texts are in another session they are not outside of it.
+        alone = not _sessions.on(stream.model)
+        with frozen(stream.model), attach(stream.model, self, strict=False, measure="none"):
+            with _encode.halves(self._turn):
+                texts = None if self.conditional else self._features_of_texts(alone)
+                made = [
+                    _encode.scores(self, self._turn, stream.image_features(stream.pixels(part)), texts)
+                    for part in _encode.parts(pictures, batch_size)
+                ]
         return torch.cat(made) if made else torch.zeros(0, len(self.classes), device=stream.device)
+
+    def _features_of_texts(self, keep: bool) -> torch.Tensor:
+        """As they are now; computed again where something has changed."""
+        if keep and self._texts is not None and self._texts.holds(self):
+            return self._texts.features
+        made = _encode.texts(self, self._turn)
+        self._texts = _encode.Kept.of(self, made) if keep else None
+        return made
+
+    def outside(self, model: torch.nn.Module) -> None:
+        """Raise if the method is attached to a model already: what it adds would be added twice.
+
+        Raises:
+            SteerError: it is.
+        """
+        for session in _sessions.on(model):
+            if any(self._made.get(id(one)) is one for one in session.interventions):
+                raise SteerError(
+                    f"method {self.name!r} is attached to this model by a session that is open; predict and fit attach "
+                    "it themselves: call them outside, or the model itself inside"
+                )
 
     def predict(self, images: Sequence[Any], *, batch_size: int = 32) -> Predictions:
         """The likeliest class of each picture, with the probabilities of all.
@@ -264,10 +323,11 @@ class PromptLearner(Method):
         """
         from ._fit import fit
 
-        return fit(
+        fit(
             self, model, processor, examples, seed=seed, dev=dev, augment=augment, sentences=sentences,
             class_batch=class_batch, folder=folder, progress=progress, options=options,
         )  # fmt: skip
+        return self
 
     def explain(self) -> Explanation:
         """What was learned: for each vector its layer and slot, for each tensor its shape, and the nearest words."""
@@ -275,39 +335,4 @@ class PromptLearner(Method):
 
     def number_of_parameters(self) -> int:
         """How many numbers were fitted."""
-        return sum(value.numel() for name, value in self.tensors.items() if name not in NOT_LEARNED)
-
-    def _check(self) -> None:
-        if self.regulariser not in REGULARISERS:
-            raise unknown_name("regulariser", self.regulariser, REGULARISERS)
-        if self.class_position not in ("end", "middle", "front"):
-            raise unknown_name("class_position", self.class_position, ("end", "middle", "front"))
-        counts = ("context", "vision_context", "text_depth", "vision_depth", "bottleneck", "reduction")
-        for name in counts:
-            least = 0 if name.endswith("context") else 1
-            if getattr(self, name) < least:
-                raise SteerError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.templates:
-            raise SteerError('templates is empty; give at least one, such as "a photo of a {}."')
-        needs = {
-            "class_specific": self.class_specific,
-            "conditional": self.conditional,
-            "coupled": self.coupled,
-            "text_depth > 1": self.text_depth > 1,
-        }
-        for name, asked in needs.items():
-            if asked and not self.context:
-                raise SteerError(f"{name} needs context vectors; context is 0")
-        if self.class_specific and self.conditional:
-            raise SteerError("class_specific and conditional cannot be had together")
-        if self.coupled and self.vision_context not in (0, self.context):
-            raise SteerError(
-                f"coupled gives the vision tower the {self.context} vectors of the text; leave vision_context"
-            )
-        if self.coupled and self.vision_depth > self.text_depth:
-            raise SteerError(f"coupled: vision_depth={self.vision_depth} is more than text_depth={self.text_depth}")
-        if self.vision_depth > 1 and not self.vision_changes:
-            raise SteerError("vision_depth > 1 needs vision_context, or coupled")
-
-
-NOT_LEARNED = ("slots", "cache.labels")
+        return sum(value.numel() for name, value in self.tensors.items() if name not in _check.NOT_LEARNED)
