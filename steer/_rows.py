@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.compiler import is_compiling
 
 from .errors import InterventionError
 from .sites import WIDTH_SITES
@@ -43,6 +44,7 @@ def _inside(slots: torch.Tensor, x: torch.Tensor, where: str) -> torch.Tensor:
     if (
         slots.device.type == "cpu"
         and slots.numel()
+        and not is_compiling()
         and not -x.shape[1] <= int(slots.min()) <= int(slots.max()) < x.shape[1]
     ):
         raise InterventionError(
@@ -122,7 +124,13 @@ class Drop:
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> Bound:
         _plain("Drop", gate)
-        return lambda x, reading, rows: x[:, : x.shape[1] - self.count]
+
+        def drop(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
+            if not 0 < self.count < x.shape[1]:
+                raise InterventionError(f"{self.count} rows cannot be dropped at {slot.where}, which has {x.shape[1]}")
+            return x[:, : x.shape[1] - self.count]
+
+        return drop
 
 
 def unchanged(model: torch.nn.Module, value: Any) -> Any:

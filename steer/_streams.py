@@ -14,6 +14,8 @@ from .model_map import Layer, ModelMap, Streams, Tower
 from .ops import Around
 from .sites import Site
 
+MASKS = ("attention_mask", "mask")
+
 
 def streams_of(model_map: ModelMap, why: str = "") -> Streams:
     """How the model scores pictures against texts.
@@ -61,6 +63,8 @@ def growing(model_map: ModelMap, tower: Tower) -> tuple[Layer, ...]:
     blind = [layer.path for layer in tower.layers if layer.attention is None or layer.attention.kind != "softmax"]
     parents = {layer.path.rpartition(".")[0] for layer in tower.layers}
     what = f"the {tower.name} tower of {model_map.model_class}"
+    if tower.kind in ("text", "text_encoder"):
+        raise MappingError(f"{what} reads words: rows are added to towers that see a picture whole; write them instead")
     if blind:
         raise MappingError(
             f"{what} has layers without attention ({blind[0]}, {len(blind)} of {len(tower.layers)}): "
@@ -78,19 +82,20 @@ def growing(model_map: ModelMap, tower: Tower) -> tuple[Layer, ...]:
 def widen(layer: nn.Module) -> Any:
     """Before a layer runs, let its mask show the rows that were added behind those it was made for."""
     names = list(inspect.signature(layer.forward).parameters)
-    at = next((index for index, name in enumerate(names) if name in ("attention_mask", "mask")), None)
+    known = [name for name in names if name in MASKS] or list(MASKS)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if at is None:
-            return None
-        given = args[at] if at < len(args) else kwargs.get(names[at])
-        if not isinstance(given, torch.Tensor):
-            return None
         hidden = args[0] if args else kwargs[names[0]]
-        wide = _wider(given, hidden.shape[1])
-        if at < len(args):
-            return (*args[:at], wide, *args[at + 1 :]), kwargs
-        return args, {**kwargs, names[at]: wide}
+        for name in known:
+            at = names.index(name) if name in names else len(args)
+            given = args[at] if at < len(args) else kwargs.get(name)
+            if not isinstance(given, torch.Tensor):
+                continue
+            wide = _wider(given, hidden.shape[1])
+            if at < len(args):
+                return (*args[:at], wide, *args[at + 1 :]), kwargs
+            return args, {**kwargs, name: wide}
+        return None
 
     return layer.register_forward_pre_hook(hook, with_kwargs=True)
 

@@ -55,8 +55,10 @@ class TwoStream:
             )
         self.slots = self._count_slots()
         self.pads_matter = False
-        first = next(model.parameters())
-        self.device, self.dtype = first.device, first.dtype
+        weights = list(model.parameters())
+        # An offloaded weight is nowhere until it is used.
+        self.device = next((one.device for one in weights if one.device.type != "meta"), torch.device("cpu"))
+        self.dtype = weights[0].dtype
         with torch.no_grad():
             self._kept = {side: self._keep(tower) for side, tower in (("text", "vision"), ("image", "text"))}
             self.pads_matter = self._measure_pads()
