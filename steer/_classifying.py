@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import normalize
 
-from ._evaluating import wilson
+from ._accuracy import Row
 from .errors import SteerError
 from .examples import Example
 from .two_stream import TwoStream
 
 TEMPLATE = "a photo of a {}."
-BINS = 15
 _TEXTS = 128
 
 
@@ -87,72 +85,6 @@ class HandWritten:
         )
 
 
-@dataclass(frozen=True)
-class Row:
-    """How one way of naming classes did.
-
-    Attributes:
-        name: of the way.
-        classes: K names, in the order of the columns.
-        chances: the probabilities, fp32 (N, K) on the CPU.
-        answers: the right class of each picture, int64 (N,).
-        ms: milliseconds for a picture, on average, reading it included.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    chances: torch.Tensor
-    answers: torch.Tensor
-    ms: float
-
-    @property
-    def labels(self) -> list[str]:
-        """The likeliest class of each picture."""
-        return [self.classes[place] for place in self.chances.argmax(-1).tolist()]
-
-    @property
-    def right(self) -> torch.Tensor:
-        """Which of these are the right ones, bool (N,)."""
-        return self.chances.argmax(-1) == self.answers
-
-    @property
-    def accuracy(self) -> float:
-        """Over pictures."""
-        return float(self.right.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy (Wilson's)."""
-        return wilson(int(self.right.sum()), len(self.answers))
-
-    @property
-    def per_class(self) -> dict[str, dict[str, float | int]]:
-        """For each class that pictures are of: its accuracy, and how many there are."""
-        found: dict[str, dict[str, float | int]] = {}
-        for place, name in enumerate(self.classes):
-            mine = self.right[self.answers == place]
-            if len(mine):
-                found[name] = {"accuracy": float(mine.double().mean()), "pictures": len(mine)}
-        return found
-
-    @property
-    def macro(self) -> float:
-        """The mean of the classes' accuracies, each counting once."""
-        each = [one["accuracy"] for one in self.per_class.values()]
-        return sum(each) / len(each)
-
-    @property
-    def calibration_error(self) -> float:
-        """How far the likeliest class's probability is from how often it is right."""
-        return calibration_error(self.chances.max(-1).values, self.right)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        numbers: dict[str, Any] = {"accuracy": self.accuracy, "interval": list(self.interval), "macro": self.macro}
-        numbers |= {"calibration_error": self.calibration_error, "pictures": len(self.answers)}
-        return {"name": self.name, **numbers, "ms_per_picture": self.ms, "per_class": self.per_class}
-
-
 def measure(
     name: str, way: Classifier, examples: Sequence[Example], classes: Sequence[str], batch_size: int = 32
 ) -> Row:
@@ -190,24 +122,3 @@ def take(way: Classifier, classes: Sequence[str]) -> None:
     """
     if set(way.classes) != set(classes):
         way.set_classes(list(classes))
-
-
-def calibration_error(confidence: torch.Tensor, right: torch.Tensor, bins: int = BINS) -> float:
-    """Expected calibration error: sum over bins of |B| / N * |mean right in B - mean confidence in B|.
-
-    Source: C. Guo et al., ICML 2017 (arXiv:1706.04599); bins are of equal width, open below and closed above.
-
-    Args:
-        confidence: from 0 to 1, (N,).
-        right: bool (N,).
-        bins: how many.
-    """
-    wide = confidence.double()
-    place = (wide * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, right.double() - wide)
-    return float(gaps.abs().sum() / len(confidence))
-
-
-def harmonic_mean(one: float, other: float) -> float:
-    """2 a b / (a + b), 0 where one of them is."""
-    return 2 * one * other / (one + other) if one and other else 0.0

@@ -10,7 +10,8 @@ from ..errors import SteerError
 from ._output import print_json, print_table
 
 if TYPE_CHECKING:
-    from .._classifying import Classifier, Row
+    from .._accuracy import Row
+    from .._classifying import Classifier
     from ..examples import Example
 
 
@@ -33,7 +34,7 @@ class BaseNew:
     @property
     def harmonic(self) -> float | None:
         """Of the two accuracies."""
-        from .._classifying import harmonic_mean
+        from .._accuracy import harmonic_mean
 
         return None if self.new is None else harmonic_mean(self.base.accuracy, self.new.accuracy)
 
