@@ -16,6 +16,7 @@ COLOURS = {
     "cyan": (70, 200, 210), "blue": (62, 110, 218), "purple": (140, 74, 182), "pink": (244, 150, 190),
     "brown": (130, 86, 54), "white": (244, 244, 244), "grey": (140, 140, 144), "black": (28, 28, 32),
 }  # fmt: skip
+MIXED = "colourful"  # where the background has no one colour
 SIZES = ("small", "medium", "big")
 POSITIONS = (
     "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
@@ -65,6 +66,12 @@ SEEN = [
     "a {style} {name} on {colour}",
     "a {size} {style} {name}, {colour} background",
 ]
+FULL = [  # these tell two pictures of one name apart
+    "a {style} drawing of a {name} on a {colour} background",
+    "a {size} {style} {name} at the {position} on {colour}",
+    "a {colour} background with a {name} at the {position}, {style} style",
+    "a photo of a {size} {name} on {colour}, {style} style",
+]
 LONG = [  # these train the positions beyond the short captions
     "a photo of a {size} {name} at the {position} of a plain {colour} background, drawn in the {style} style",
     "this is a picture of a {name}, a type of {kind}, it is {size} and at the {position}, "
@@ -80,14 +87,15 @@ EXTRA = (
 )
 
 
-def caption(rng: np.random.Generator, seen: dict[str, str], long: bool) -> str:
-    """One caption: long, or else in equal shares plain or with attributes; with a full stop in half the cases."""
-    pool = LONG if long else (PLAIN if rng.random() < 0.6 else SEEN)
+def caption(rng: np.random.Generator, seen: dict[str, str], kind: str) -> str:
+    """One caption: "long", "full", or else plain or with some attributes; with a full stop in half the cases."""
+    some = PLAIN if rng.random() < 0.6 else SEEN
+    pool = {"long": LONG, "full": FULL}.get(kind, some)
     return pool[rng.integers(len(pool))].format(**seen) + (" ." if rng.random() < 0.5 else "")
 
 
 def vocabulary(names: list[str], styles: list[str]) -> list[str]:
     """Every word and sign of every caption, sorted."""
-    text = [*names, *styles, *KIND_WORDS.values(), *COLOURS, *SIZES, *POSITIONS, EXTRA, ". , : ? !"]
-    text += [re.sub(r"\{\w+\}", " ", t) for t in PLAIN + SEEN + LONG]
+    text = [*names, *styles, *KIND_WORDS.values(), *COLOURS, MIXED, *SIZES, *POSITIONS, EXTRA, ". , : ? !"]
+    text += [re.sub(r"\{\w+\}", " ", t) for t in PLAIN + SEEN + FULL + LONG]
     return sorted({w for t in text for w in re.findall(r"\w+|[^\w\s]+", t)})

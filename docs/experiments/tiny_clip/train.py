@@ -8,23 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from augment import compose
-from captions import KIND_WORDS, caption, vocabulary
+from captions import COLOURS, KIND_WORDS, caption, vocabulary
 from model import build_model, build_processor, build_tokenizer
 from names import TRAINED
 from torch.nn.functional import cross_entropy
 
 SEED = 1
-STEPS = 9000
-BATCH = 256  # pairs, all with distinct names: a name in two pairs would be its own wrong answer
+STEPS = 5600
+BATCH = 256  # pairs; a name in two pairs would be its own wrong answer, so names are distinct unless captions tell
 RATE = 1.5e-3
 WARMUP = 300  # steps
-LONG_EVERY = 10  # every so many steps the captions are long
+LONG_EVERY = 10  # of so many steps one has long captions,
+FULL_AT = (3, 6, 9)  # and these have every name twice, with all that tells the two apart
+BLEND = 0.3  # of the pictures mix the drawings of two styles, the named style the stronger
 EVERY = 200  # steps between checkpoints
 MAX_SCALE = math.log(100.0)  # of the logits, as CLIP
 
@@ -36,21 +39,42 @@ class Batches:
         data = np.load(bank)
         self.glyphs, self.has = data["bank"], data["has"]
         self.names, self.kinds = data["names"].tolist(), data["kinds"].tolist()
+        # a drawing whose name says a direction must not be mirrored, nor one with letters
+        told = re.compile(
+            r"left|right|increasing|decreasing|digit|clock|arrow|note|calendar|score|moon|map|globe|chart"
+        )
+        self.mirrors = np.array([not told.search(n) for n in self.names])
         self.styles = list(TRAINED.values())
         self.tokenizer = build_tokenizer(vocabulary(self.names, self.styles))
 
     def make(self, size: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [size, longest] and pictures [size, 3, 48, 48]."""
         rng = np.random.default_rng([seed, step])
-        which = rng.choice(len(self.names), size, replace=False)
-        # a random style among those that draw the name
-        style = (rng.random((size, len(self.styles))) * self.has[:, which].T).argmax(1)
-        pictures, seen = compose(self.glyphs[style, which], rng)
+        kind = "long" if step % LONG_EVERY == 0 else "full" if step % LONG_EVERY in FULL_AT else "short"
+        names = rng.choice(len(self.names), size, replace=False)
+        colour = rng.integers(len(COLOURS), size=size)
+        if kind == "full":  # every name twice, on two colours: only the attributes tell which picture is meant
+            names[size // 2 :] = names[: size // 2]
+            colour[size // 2 :] = (colour[: size // 2] + rng.integers(1, len(COLOURS), size // 2)) % len(COLOURS)
+        # a random style among those that draw the name, and another one to be blended in
+        order = (rng.random((size, len(self.styles))) * self.has[:, names].T).argsort(1)
+        style, other = order[:, -1], order[:, -2]
+        share = np.where(rng.random(size) < BLEND, rng.uniform(0, 0.5, size), 0).astype(np.float32)
+        glyphs = blend(self.glyphs[style, names], self.glyphs[other, names], share)
+        pictures, seen = compose(glyphs, rng, self.mirrors[names], colour)
         texts = []
-        for i, s, words in zip(which, style, seen, strict=True):
+        for i, s, words in zip(names, style, seen, strict=True):
             facts = words | {"name": self.names[i], "kind": KIND_WORDS[self.kinds[i]], "style": self.styles[s]}
-            texts.append(caption(rng, facts, step % LONG_EVERY == 0))
+            texts.append(caption(rng, facts, kind))
         return self.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"], pictures
+
+
+def blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mix RGBA glyphs [n, side, side, 4], `share` [n] of the second; what is transparent has no say in the colour."""
+    weights = [first[..., 3:] * (1 - share)[:, None, None, None], second[..., 3:] * share[:, None, None, None]]
+    alpha = weights[0] + weights[1]
+    colour = (first[..., :3] * weights[0] + second[..., :3] * weights[1]) / np.maximum(alpha, 1e-3)
+    return np.concatenate([colour, alpha], -1)
 
 
 def rate(step: int, steps: int) -> float:
