@@ -96,6 +96,11 @@ class _Run:
         self.optimiser = job.options.optimiser(groups)
         self.steps = job.options.steps(job.size)
         self.an_epoch = math.ceil(job.size / job.options.batch_size)
+        if job.average is not None and len(job.average) * self.an_epoch != self.steps:
+            raise SteerError(
+                f"{job.label}: the result is a mean over {len(job.average)} whole epochs of {self.an_epoch} steps, but "
+                f"the fit has {self.steps} steps; give epochs, not max_steps"
+            )
         self.look_every = job.options.eval_every or self.an_epoch
         self.keep_every = job.options.checkpoint_every or self.look_every
         self.now, self.best = Progress(), dict[str, torch.Tensor]()

@@ -61,18 +61,19 @@ class Options:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InterventionError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise InterventionError(f"lr must be above 0, got {self.lr!r}")
-        if not 0 <= self.warmup_ratio <= 1:
+        for name in ("lr", "warmup_ratio", "weight_decay", "max_grad_norm", "momentum", "warmup_lr"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise InterventionError(f"{name} must be a number of at least 0, got {value!r}")
+        if self.lr == 0:
+            raise InterventionError("lr must be above 0, got 0")
+        if self.warmup_ratio > 1:
             raise InterventionError(f"warmup_ratio must be from 0 to 1, got {self.warmup_ratio!r}")
         for name, known in (("optimizer", ("adamw", "sgd")), ("schedule", ("linear", "epochs"))):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         if self.schedule == "epochs" and self.max_steps is not None:
             raise InterventionError('schedule="epochs" counts epochs; give epochs, not max_steps')
-        for name in ("weight_decay", "max_grad_norm", "momentum", "warmup_lr"):
-            if getattr(self, name) < 0:
-                raise InterventionError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
