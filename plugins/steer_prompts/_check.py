@@ -55,8 +55,13 @@ def fitted(method: PromptLearner) -> None:
     """Look at what there is to attach.
 
     Raises:
-        SteerError: it was not fitted, or with other fields than it has now.
+        SteerError: it was not fitted, or with other fields than it has now; or it needs to be bound.
     """
+    if len(method.templates) > 1 and not method.text_changes and method.ensemble is None:
+        raise SteerError(
+            f"method {method.name!r} averages {len(method.templates)} templates, which are read by a model: call "
+            "bind(model, processor) first"
+        )
     wanted = learned(method)
     if method.cache:
         wanted += ["cache.keys", "cache.labels"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +20,8 @@ from steer.errors import unknown_name
 from steer.training import Job, Options, frozen, identity, run
 
 from . import _encode, _losses, _parts, _start
+from ._examples import labelled, sentences_of
 from ._pictures import BATCH, Pictures
-from ._prompts import filled
 
 if TYPE_CHECKING:
     from .learner import PromptLearner
@@ -85,7 +84,7 @@ def fit(
             method._bind(stream)
             fitting = _Fitting(method, stream, pairs, held, Pictures(stream, [p for p, _ in pairs], augment, seed))
             fitting.class_batch, fitting.seed = class_batch, seed
-            fitting.sentences = _sentences(method, stream, sentences) if method.regulariser == "consistency" else []
+            fitting.sentences = sentences_of(method, stream, sentences) if method.regulariser == "consistency" else []
             if method.cache:
                 fitting.keep_cache()
             went = fitting.run(chosen, Path(folder) if folder is not None else None, progress) if start else None
@@ -99,25 +98,6 @@ def fit(
         for name, value in before.items():
             setattr(method, name, value)
         raise
-
-
-def labelled(examples: Sequence[Any], what: str) -> list[tuple[Any, str]]:
-    """(picture, class name) pairs from pairs or Examples.
-
-    Raises:
-        SteerError: something else; the message has its place.
-    """
-    made = []
-    for index, one in enumerate(examples):
-        picture, label = (one.images[0], one.answer) if isinstance(one, Example) and one.images else (None, None)
-        if isinstance(one, tuple | list) and len(one) == 2:
-            picture, label = one
-        if picture is None or not isinstance(label, str) or not label.strip():
-            raise SteerError(
-                f"{what}[{index}] must be (picture, class name) or an Example with one picture, got {one!r:.80}"
-            )
-        made.append((picture, label))
-    return made
 
 
 @dataclass
@@ -272,25 +252,3 @@ class _Fitting:
 
 
 NOT_FITTED = ("slots", "cache.keys", "cache.labels")
-
-
-def _sentences(method: PromptLearner, stream: TwoStream, given: Any) -> list[torch.Tensor]:
-    """CoPrompt's other descriptions: for each number of a sentence the features of all classes, (K, D) each.
-
-    Raises:
-        SteerError: a class has no sentences; the message names it.
-    """
-    if given is None:
-        return [_one(stream, [filled(template, name) for name in method.classes]) for template in method.templates]
-    if not isinstance(given, Mapping):
-        given = json.loads(Path(given).read_text(encoding="utf-8"))
-    without = [name for name in method.classes if not given.get(name)]
-    if without:
-        raise SteerError(f"sentences has none for {', '.join(map(repr, without[:5]))} ({len(without)} classes in all)")
-    # Classes with fewer sentences begin again with their first.
-    most = max(len(given[name]) for name in method.classes)
-    return [_one(stream, [given[name][i % len(given[name])] for name in method.classes]) for i in range(most)]
-
-
-def _one(stream: TwoStream, texts: list[str]) -> torch.Tensor:
-    return _encode.plain_texts(stream, stream.tokens(texts))
