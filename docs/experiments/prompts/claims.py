@@ -91,6 +91,10 @@ def signed(found: Interval) -> str:
     return f"{100 * found[0]:+.1f} [{100 * found[1]:+.1f}, {100 * found[2]:+.1f}]"
 
 
+def _turned(found: Interval) -> Interval:
+    return 0.0 - found[0], 0.0 - found[2], 0.0 - found[1]
+
+
 Verdict = tuple[str, str]
 
 
@@ -117,7 +121,7 @@ def _loses(records: Records, speed: Any) -> Verdict:
     found = records.difference(ZERO, COOP, NEW)
     if found is None:
         return NOT_RUN, ""
-    return judge_above(found), signed((-found[0], -found[2], -found[1]))
+    return judge_above(found), signed(_turned(found))
 
 
 def _recover(records: Records, speed: Any) -> Verdict:
@@ -142,7 +146,7 @@ def _each(difference: Callable[[str], Interval | None]) -> Verdict:
 def _specific(records: Records, speed: Any) -> Verdict:
     found = {shots: records.difference(COOP16, SPECIFIC, few(shots)) for shots in (1, 2)}
     words = [NOT_RUN if one is None else judge_above(one) for one in found.values()]
-    told = [f"{n} shots: {signed((-one[0], -one[2], -one[1]))}" for n, one in found.items() if one is not None]
+    told = [f"{n} shots: {signed(_turned(one))}" for n, one in found.items() if one is not None]
     return worst(words), "; ".join(told)
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rows import ADAPTERS, COCOOP, METHODS, NO_NEW, ROWS, SHUFFLED, SMALL_ROWS
+from rows import ADAPTERS, COCOOP, COOP16, METHODS, NO_NEW, ROWS, SHUFFLED, SLOW, SMALL_ROWS, SPECIFIC
 
 SETS = ("food", "animals", "objects", "travel", "activities", "smileys", "digits")
 ONE_STYLE = ("digits",)
@@ -106,14 +106,17 @@ def jobs(scale: Scale) -> Iterator[list[Job]]:
     if scale.full:
         yield tuning()
     yield base_new(scale)
-    # what claims need comes first, and CoCoOp, as slow as all others together, last
-    ordered = [shots for shots in (16, 1, 4, 2, 8) if shots in scale.shots]
-    for shots in ordered:
-        yield [job for job in few_shot(scale, shots) if job.row != COCOOP]
-        if scale.full and shots == MANY:
-            yield controls(scale)
-    for shots in ordered:
-        yield [job for job in few_shot(scale, shots) if job.row == COCOOP]
+    yield few_shot(scale, MANY, lambda row: row != COCOOP)
+    if scale.full:
+        yield controls(scale)
+    # What claims need comes first, and CoCoOp, as slow as all others together, last.
+    fewer = [shots for shots in (1, 4, 2, 8) if shots in scale.shots]
+    claimed, others = (COOP16, SPECIFIC), (COOP16, SPECIFIC, COCOOP, *SLOW)
+    for chosen in (lambda row: row in claimed, lambda row: row not in others, lambda row: row in SLOW):
+        for shots in fewer:
+            yield few_shot(scale, shots, chosen)
+    for shots in (MANY, *fewer):
+        yield few_shot(scale, shots, lambda row: row == COCOOP)
 
 
 def tuning() -> list[Job]:
@@ -132,9 +135,9 @@ def base_new(scale: Scale) -> list[Job]:
     return [Job("base-new", name, row, seed) for row in rows for seed in scale.seeds for name in scale.sets]
 
 
-def few_shot(scale: Scale, shots: int) -> list[Job]:
+def few_shot(scale: Scale, shots: int, chosen: Callable[[str], bool]) -> list[Job]:
     """All classes of each set; hand-written prompts do not depend on shots and are asked once."""
-    rows = [row for row in scale.rows if shots == MANY or ROWS[row].learns]
+    rows = [row for row in scale.rows if chosen(row) and (shots == MANY or ROWS[row].learns)]
     return [Job("few-shot", name, row, seed, shots) for row in rows for seed in scale.seeds for name in scale.sets]
 
 

@@ -92,4 +92,5 @@ LIKE = {SHUFFLED: COOP16, ADAPTERS: UNHELD}
 """Controls run at the rate of what they are compared with."""
 METHODS = tuple(name for name, row in ROWS.items() if not row.control)
 SMALL_ROWS = (ZERO, TIP, COOP)
+SLOW = (MAPLE, COPROMPT, UNHELD, "promptsrc", "ivlp", "vpt")  # the vision tower runs in every step
 NO_NEW = (SPECIFIC,)  # has nothing for classes that it was not fitted on

@@ -60,6 +60,7 @@ class Runs:
     def __init__(self, scale: Scale, book: Book, worker: int = 0, workers: int = 1) -> None:
         self.scale, self.book, self.worker, self.workers = scale, book, worker, workers
         self.model, self.processor = zoo.load("tiny-clip")
+        self.stream = steer.TwoStream(self.model, self.processor)
         self.weights = digest(self.model)
         self._templates_of: dict[tuple[str, int, tuple[str, ...]], str] = {}
 
@@ -127,12 +128,18 @@ class Runs:
         known = self._templates_of
         if (name, seed, names) not in known:
             held = pictures.of(pictures.pictures(name, "val", seed), names)
-            scored = {}
-            for template in (protocol.written(one, name) for one in protocol.TEMPLATES):
-                method = steer.create("zero_shot", classes=list(names), templates=[template])
-                scored[template] = score(method.bind(self.model, self.processor), held)
+            with torch.no_grad():
+                features = self.stream.image_features(self.stream.pixels([picture for picture, _ in held]))
+                scored = {
+                    template: _told(self._by_hand(template, names, features), names, held)
+                    for template in (protocol.written(one, name) for one in protocol.TEMPLATES)
+                }
             known[name, seed, names] = max(scored, key=scored.__getitem__)
         return known[name, seed, names]
+
+    def _by_hand(self, template: str, names: Sequence[str], features: torch.Tensor) -> torch.Tensor:
+        texts = self.stream.tokens([template.format(name) for name in names])
+        return self.stream.scores(features, self.stream.text_features(texts))
 
     def _fitted(self, job: Job, row: Row, names: Sequence[str], value: float | None) -> tuple[Any, Record]:
         templates = self._templates(row, job.set, job.seed, tuple(names))
@@ -180,7 +187,8 @@ class Runs:
         """What a rate is worth on val pictures of classes that are not reported; half of them are fitted."""
         names = protocol.halves(list(pictures.classes(job.set, self.scale.classes, True)))[0]
         method, record = self._fitted(job, ROWS[job.row], names, job.value)
-        accuracy, log_prob = score(method, pictures.of(pictures.pictures(job.set, "val", job.seed), names))
+        held = pictures.of(pictures.pictures(job.set, "val", job.seed), names)
+        accuracy, log_prob = _told(method.scores([picture for picture, _ in held], batch_size=100), names, held)
         return {**record, "accuracy": round(accuracy, 6), "log_prob": round(log_prob, 6)}
 
     def _apart(self, one: Any, other: Any, name: str, names: list[str]) -> Record:
@@ -206,8 +214,8 @@ def digest(model: torch.nn.Module) -> str:
     return made.hexdigest()[:16]
 
 
-def score(method: Any, pairs: pictures.Pairs) -> tuple[float, float]:
-    """Accuracy, and the mean log-probability of the right class."""
-    made = method.scores([picture for picture, _ in pairs]).log_softmax(-1)
-    right = torch.tensor([method.classes.index(label) for _, label in pairs])
+def _told(scores: torch.Tensor, names: Sequence[str], pairs: pictures.Pairs) -> tuple[float, float]:
+    """Accuracy, and the mean log-probability of the right class, of scores (B, K)."""
+    made = scores.log_softmax(-1)
+    right = torch.tensor([list(names).index(label) for _, label in pairs])
     return (made.argmax(-1) == right).float().mean().item(), made[torch.arange(len(right)), right].mean().item()
