@@ -44,12 +44,12 @@ def located(source: str, role: Role, given: Mapping[str, Any], seed: int) -> tup
         how["names"] = json_file(given["names"], "--read names")
     path = Path(source)
     if path.is_dir() and any((path / name).is_file() for name in _SAVED):
-        return _part(_datasets(source).load_from_disk(source), source, role, how)
+        return _part(_from("load_from_disk", source), source, role, how)
     if path.is_dir():
         return _folder(path, role, how)
     if path.is_file() or path.suffix in TABLES or source.count("/") != 1 or source.startswith((".", "~", "/")):
         return path, how
-    return _part(_from_hub(source), source, role, how)
+    return _part(_from("load_dataset", source), source, role, how)
 
 
 def json_file(name: str | Path, option: str) -> Any:
@@ -104,11 +104,13 @@ def _part(found: Any, source: str, role: Role, how: dict[str, Any]) -> tuple[Any
     )
 
 
-def _from_hub(name: str) -> Any:
+def _from(function: str, name: str) -> Any:
     try:
-        return _datasets(name).load_dataset(name)
-    # Whatever `datasets`, the hub or the network makes of a name that does not exist.
+        return getattr(_datasets(name), function)(name)
+    # Whatever `datasets`, the hub or the network makes of what does not exist or is damaged.
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, SteerError):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerError(f"there is no folder, table or data set of the hub {name!r}: {reason}") from error
 

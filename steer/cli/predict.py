@@ -49,7 +49,8 @@ def command(
     readable, problems = _read(images)
     if problems and not skip_unreadable:
         listed = "; ".join(problems[:_NAMED]) + ("; ..." if len(problems) > _NAMED else "")
-        raise SteerError(f"{len(problems)} pictures cannot be read; --skip-unreadable leaves them out: {listed}")
+        count = f"{len(problems)} of {len(problems) + len(readable)}"
+        raise SteerError(f"{count} pictures cannot be read; --skip-unreadable leaves them out: {listed}")
     for one in problems:
         say(f"left out: {one}")
     if not readable:

@@ -125,6 +125,7 @@ def test_the_library_itself(tmp_path):
     [
         ("none/such", ("hub 'none/such'", "no such dataset")),
         ("two/parts", ("the splits a, b and no train", "--read split=a")),
+        ("user/pets.saved-none", ("'user/pets.saved-none'", "no such dataset")),
     ],
 )
 def test_what_is_not_on_the_hub(library, source, facts):
