@@ -146,7 +146,7 @@ def _each(difference: Callable[[str], Interval | None]) -> Verdict:
 def _specific(records: Records, speed: Any) -> Verdict:
     found = {shots: records.difference(COOP16, SPECIFIC, few(shots)) for shots in (1, 2)}
     words = [NOT_RUN if one is None else judge_above(one) for one in found.values()]
-    told = [f"{n} shots: {signed(_turned(one))}" for n, one in found.items() if one is not None]
+    told = [f"at {n}: {signed(_turned(one))}" for n, one in found.items() if one is not None]
     return worst(words), "; ".join(told)
 
 

@@ -9,14 +9,19 @@ import matplotlib
 import numpy as np
 from protocol import MANY, OTHER_STYLE
 from records import ACROSS, BASE, NEW, Records, few
-from rows import COOP, COOP16, NO_NEW, PHOTO, ROWS, SPECIFIC, ZERO
+from rows import COCOOP, COOP, COOP16, COPROMPT, MAPLE, NO_NEW, PHOTO, ROWS, SPECIFIC, TIP, UNHELD, ZERO
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 GREY = "#777777"
-STRONG = {COOP: "#d1495b", COOP16: "#9b2335", "cocoop": "#edae49", "maple": "#2e86ab", "coprompt": "#111111"}
-MAIN = (COOP16, SPECIFIC, "kgcoop", "maple", "coprompt", "tip_adapter")
+COLOURS = {
+    TIP: "#8c564b", "clip_adapter": "#c49c94", COOP: "#d1495b", COOP16: "#9b2335", SPECIFIC: "#ff9896",
+    "kgcoop": "#2ca02c", "prograd": "#98df8a", COCOOP: "#edae49", MAPLE: "#2e86ab", COPROMPT: "#111111",
+    UNHELD: "#8d99ae", "promptsrc": "#9467bd", "ivlp": "#17becf", "vpt": "#7f7f00",
+}  # fmt: skip
+STRONG = (COOP, COOP16, COCOOP, MAPLE, COPROMPT)
+MAIN = (COOP16, SPECIFIC, "kgcoop", MAPLE, COPROMPT, TIP)
 """In the small pictures, where all would be too many."""
 MARKS = "os^vD<>pPX*hd"
 
@@ -41,11 +46,13 @@ def draw(records: Records, folder: Path) -> None:
 
 def _looks(records: Records) -> dict[str, dict[str, Any]]:
     assert records.scale is not None
-    shades = plt.get_cmap("tab20")
     found = {}
     for place, row in enumerate(records.scale.rows):
-        colour = STRONG.get(row, GREY if not ROWS[row].learns else shades((2 * place + 1) % 20))
-        found[row] = {"color": colour, "marker": MARKS[place % len(MARKS)], "ms": 7 if row in STRONG else 5}
+        found[row] = {
+            "color": COLOURS.get(row, GREY),
+            "marker": MARKS[place % len(MARKS)],
+            "ms": 7 if row in STRONG else 5,
+        }
     return found
 
 
@@ -58,7 +65,7 @@ def _shots(axis: Any, records: Records, looks: dict[str, dict[str, Any]]) -> Non
             axis.axhline(known[0][1], color=GREY, ls="--" if row == ZERO else ":", lw=1.2)
             # the names of lines that nearly meet go on different sides of them
             side = "bottom" if row == ZERO else "top"
-            axis.annotate(row, (1, known[0][1]), fontsize=8, color=GREY, va=side)
+            axis.annotate(row, (MANY, known[0][1]), fontsize=8, color=GREY, va=side, ha="right")
         elif ROWS[row].learns and known:
             strong = row in STRONG
             axis.plot(*zip(*known, strict=True), lw=2 if strong else 1.1, alpha=1 if strong else 0.8, **style)
@@ -139,7 +146,7 @@ def _sets(records: Records, looks: dict[str, dict[str, Any]], folder: Path) -> N
         rest[-1].legend(handles, [*labels, ZERO], loc="center", frameon=False)
     figure.supxlabel("shots a class", fontsize=10)
     figure.supylabel("accuracy on all classes, %", fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.015, 0.01, 1, 1))
     _save(figure, folder / "prompts-sets.png")
 
 

@@ -106,7 +106,7 @@ def _sections(records: Records) -> list[str]:
         (
             "## Few shots",
             tables.by_shots(records),
-            "`zero_shot` rows see no shots; they stand under the last column.\n",
+            "Hand-written prompts see no shots; they stand under the last number of them.\n",
         ),
         ("### In each set", tables.by_set(records, (few(MANY),)), f"{MANY} shots, means over seeds.\n"),
         ("", f"![Accuracy by shots in each set]({NAME}-sets.png)\n", ""),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,17 +106,15 @@ def jobs(scale: Scale) -> Iterator[list[Job]]:
     if scale.full:
         yield tuning()
     yield base_new(scale)
-    yield few_shot(scale, MANY, lambda row: row != COCOOP)
+    ordered = [shots for shots in (MANY, 1, 4, 2, 8) if shots in scale.shots]
+    # What claims need comes first, and CoCoOp, as slow as all others together, last.
+    claimed, fast = (COOP16, SPECIFIC), [row for row in scale.rows if row not in (COOP16, SPECIFIC, COCOOP, *SLOW)]
+    yield from (few_shot(scale, shots, claimed) for shots in ordered)
     if scale.full:
         yield controls(scale)
-    # What claims need comes first, and CoCoOp, as slow as all others together, last.
-    fewer = [shots for shots in (1, 4, 2, 8) if shots in scale.shots]
-    claimed, others = (COOP16, SPECIFIC), (COOP16, SPECIFIC, COCOOP, *SLOW)
-    for chosen in (lambda row: row in claimed, lambda row: row not in others, lambda row: row in SLOW):
-        for shots in fewer:
-            yield few_shot(scale, shots, chosen)
-    for shots in (MANY, *fewer):
-        yield few_shot(scale, shots, lambda row: row == COCOOP)
+    yield few_shot(scale, MANY, (*fast, *SLOW))
+    yield from (few_shot(scale, shots, rows) for rows in (fast, SLOW) for shots in ordered[1:])
+    yield from (few_shot(scale, shots, (COCOOP,)) for shots in ordered)
 
 
 def tuning() -> list[Job]:
@@ -135,9 +133,9 @@ def base_new(scale: Scale) -> list[Job]:
     return [Job("base-new", name, row, seed) for row in rows for seed in scale.seeds for name in scale.sets]
 
 
-def few_shot(scale: Scale, shots: int, chosen: Callable[[str], bool]) -> list[Job]:
-    """All classes of each set; hand-written prompts do not depend on shots and are asked once."""
-    rows = [row for row in scale.rows if chosen(row) and (shots == MANY or ROWS[row].learns)]
+def few_shot(scale: Scale, shots: int, chosen: Sequence[str]) -> list[Job]:
+    """Some rows on all classes of each set; hand-written prompts do not depend on shots and are asked once."""
+    rows = [row for row in scale.rows if row in chosen and (shots == MANY or ROWS[row].learns)]
     return [Job("few-shot", name, row, seed, shots) for row in rows for seed in scale.seeds for name in scale.sets]
 
 

@@ -161,7 +161,8 @@ class Runs:
             texts = [protocol.written(one, job.set) for one in protocol.SENTENCES]
             options["sentences"] = {label: [text.format(label) for text in texts] for label in names}
         started = time.perf_counter()
-        method.fit(self.model, self.processor, shots, seed=job.seed, progress=False, **options)
+        # all texts in one forward: memory is not what is short here
+        method.fit(self.model, self.processor, shots, seed=job.seed, class_batch=1024, progress=False, **options)
         steps = method.provenance.get("training", {}).get("steps", 0)
         return method, {
             **record, "examples": len(shots), "steps": steps, "parameters": method.number_of_parameters(),

@@ -29,7 +29,7 @@ def base_new(records: Records) -> str:
         "harmonic mean",
         "base, above `zero_shot`",
         "new",
-        "seconds of a fit",
+        "fit, s",
     ]
     rows = []
     for row in _known(records):
