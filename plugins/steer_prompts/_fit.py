@@ -69,6 +69,8 @@ def fit(
         raise SteerError(f"method {method.name!r} needs labelled pictures to fit, got none")
     if not method.learns:
         raise SteerError(f"method {method.name!r} learns nothing: bind(model, processor), then predict")
+    if sentences is not None and method.regulariser != "consistency":
+        raise SteerError(f"sentences are for regulariser='consistency'; {method.name!r} has {method.regulariser!r}")
     _encode.at_least_one("class_batch", class_batch)
     before = {name: getattr(method, name) for name in STATE}
     method.outside(model)

@@ -148,6 +148,7 @@ def test_sentences_and_augment_reach_the_fit(steer_cli, tiny_clip, pets, tmp_pat
         (("coop", "--data", "PETS", "--set", "augment=crop"), ("'augment'",)),
         (("coop", "--data", "PETS", "--augment", "blur"), ("augment", "'blur'", "crop")),
         (("coop", "--data", "PETS", "--sentences", "none.json"), ("--sentences", "cannot read none.json")),
+        (("coop", "--data", "PETS", "--sentences", "TOLD"), ("sentences are for", "'none'")),
         (("coop", "--data", "PETS", "--config", "context=-1"), ("context must be", "at least 0")),
         (("coop", "--data", "PETS", "--config", "context=30"), ("'cat'", "30", "reads at most 24")),
         (("coop", "--data", "zoo:foood"), ("'foood'", "did you mean 'food'")),
@@ -160,7 +161,8 @@ def test_sentences_and_augment_reach_the_fit(steer_cli, tiny_clip, pets, tmp_pat
     ],
 )
 def test_errors_say_how_to_go_on(steer_cli, tiny_clip, pets, tmp_path, arguments, facts):
-    given = [str(one).replace("PETS", str(pets)) for one in arguments]
+    (tmp_path / "told.json").write_text('{"cat": ["a cat."]}')
+    given = [str(one).replace("PETS", str(pets)).replace("TOLD", str(tmp_path / "told.json")) for one in arguments]
     ran = steer_cli("fit", given[0], "--model", tiny_clip, *given[1:], "--out", tmp_path / "out")
     assert ran.code == 1
     assert ran.err.count("\n") == 1
