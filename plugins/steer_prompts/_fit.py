@@ -40,7 +40,8 @@ RECIPE: dict[str, Any] = {
 AUGMENT = ("none", "crop", "rand")
 # What a fit that fails puts back.
 STATE = (
-    "tensors", "provenance", "classes", "fitted_classes", "ensemble", "_bound", "_given", "_texts", "_laid_out",
+    "tensors", "provenance", "classes", "fitted_classes",
+    "ensemble", "first", "_bound", "_given", "_texts", "_laid_out",
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def fit(
     _encode.at_least_one("class_batch", class_batch)
     before = {name: getattr(method, name) for name in STATE}
     method.outside(model)
-    with frozen(model):
+    with _encode.quiet(model):
         stream = TwoStream(model, processor)
     try:
         method.provenance = {}

@@ -13,7 +13,7 @@ import torch
 
 from steer import Intervention, Method, SteerError, TwoStream, attach
 from steer.model_map import ModelMap
-from steer.training import Options, frozen
+from steer.training import Options
 
 from . import _check, _encode, _explain, _parts, _prompts, _sessions, _start
 from ._explain import Explanation
@@ -88,6 +88,7 @@ class PromptLearner(Method):
         self._texts: _encode.Kept | None = None
         self._made: WeakValueDictionary[int, Intervention] = WeakValueDictionary()
         self.ensemble: torch.Tensor | None = None
+        self.first: torch.Tensor | None = None
         self.classes = _encode.names(self.classes)
         _check.check(self)
 
@@ -137,7 +138,7 @@ class PromptLearner(Method):
             MappingError: the model does not score pictures against texts.
             SteerError: no classes, or a prompt is longer than the model can read.
         """
-        with frozen(model):
+        with _encode.quiet(model):
             stream = TwoStream(model, processor)
         self.check_fits(stream.map)
         self._bind(stream)
@@ -151,14 +152,15 @@ class PromptLearner(Method):
             given = _prompts.with_context(stream, self.classes, self.context, self.init, self.class_position)
         else:
             given = _prompts.from_template(stream, self.classes, self.templates[0])
-        ensemble = None
+        ensemble = first = None
         if len(self.templates) > 1 and not self.text_changes:
-            with frozen(stream.model):
-                ensemble = _encode.by_hand(self, stream)
+            with _encode.quiet(stream.model):
+                ensemble, first = _encode.by_hand(self, stream), _encode.plain_texts(stream, given.inputs)
         # Only now, so that what cannot be laid out leaves the method as it was.
         tensors = {name: value.to(stream.device) for name, value in self.tensors.items()}
         self.tensors = {**tensors, "slots": given.slots} if self.text_changes else tensors
-        self._bound, self._given, self.ensemble, self._texts = stream, given, ensemble, None
+        self._bound, self._given, self._texts = stream, given, None
+        self.ensemble, self.first = ensemble, first
         self._laid_out = self._layout()
 
     def _layout(self) -> str:
@@ -237,7 +239,7 @@ class PromptLearner(Method):
         self.outside(stream.model)
         # What the texts are in another session they are not outside of it.
         alone = not _sessions.on(stream.model)
-        with frozen(stream.model), attach(stream.model, self, strict=False, measure="none"):
+        with _encode.quiet(stream.model), attach(stream.model, self, strict=False, measure="none"):
             with _encode.halves(self._turn):
                 texts = None if self.conditional else self._features_of_texts(alone)
                 made = [

@@ -91,6 +91,25 @@ def test_a_bound_method_is_bound_to_another_model():
     assert torch.equal(method.bind(*CLIP).scores(PICTURES), before)
 
 
+def test_an_ensemble_is_of_the_method_s_texts_and_of_no_others():
+    model, processor = CLIP
+    method = create("zero_shot", templates=["a {}.", "the {}."]).bind(model, processor)
+    others = processor.tokenizer(["big dog", "x", "good bad cat", "a red apple."], padding=True, return_tensors="pt")
+    given = {**others, **processor.image_processor(PICTURES)}
+    plain = model(**given).logits_per_image
+    with steer.attach(model, method):
+        made = model(**given).logits_per_image
+    assert torch.equal(made[:, :3], plain[:, :3])
+    torch.testing.assert_close(made[:, 3], method.scores(PICTURES)[:, 3], rtol=0, atol=2e-5)
+
+
+def test_a_method_that_reads_pictures_itself_reads_them_with_its_model():
+    method, other = fitted(*CLIP, "cocoop"), copy.deepcopy(CLIP[0])
+    inputs = method.inputs(PICTURES)
+    with steer.attach(other, method, strict=False), pytest.raises(steer.SteerError, match="bound to"):
+        other(**inputs)
+
+
 @pytest.mark.parametrize("damage", ["cut", "json", "no tensors", "no json", "field", "value", "config", "swapped"])
 def test_damaged_folders(damage, tmp_path):
     folder = tmp_path / "one"
