@@ -23,7 +23,9 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, bar: float) -> None:
 def test_logits(name, dtype):
     # Tip-Adapter's authors write 100 for the scale of the model.
     one = parity.subject(dtype, scale=100.0 if name == "tip_adapter" else 10.0)
-    wide = one.images.dtype
+    wide, bar = one.images.dtype, BARS[dtype]
+    if name == "tip_adapter" and dtype == torch.bfloat16:
+        bar = 3e-2  # the scale itself is 98.9 when it is rounded
     method = parity.bound(name, one, wide)
     learned = {} if method.cache else parity.learned(method, {k: v for k, v in method.tensors.items() if k != "slots"})
     with torch.no_grad():
@@ -31,8 +33,8 @@ def test_logits(name, dtype):
         plain = Truth("zero_shot", method, one).logits({})
         with steer.attach(one.model, method):
             called = one.model(**method.inputs(parity.PICTURES))
-    close(method.scores(parity.PICTURES), wanted, BARS[dtype])
-    close(called.logits_per_image, wanted, BARS[dtype])
-    close(called.logits_per_text, wanted.T, BARS[dtype])
+    close(method.scores(parity.PICTURES), wanted, bar)
+    close(called.logits_per_image, wanted, bar)
+    close(called.logits_per_text, wanted.T, bar)
     if method.learns:
         assert (wanted - plain).norm() > 0.015 * plain.norm(), "what is learned has to matter for this test to"
