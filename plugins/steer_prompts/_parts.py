@@ -29,12 +29,14 @@ class Turn:
         shifts: what is added to the context of each row, (R, D); None where it does not depend on the picture.
         halves: the two halves are run one by one, so that nothing has to be done around a call of the whole model.
         features: of the pictures that were seen last, (B, D), where they are asked for.
+        laid: slots whose rows were compared, and whether they are alike: asked once, since the answer is on the device.
     """
 
     classes: torch.Tensor | None = None
     shifts: torch.Tensor | None = None
     halves: bool = False
     features: list[torch.Tensor] = field(default_factory=list)
+    laid: tuple[torch.Tensor | None, bool] = (None, False)
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +62,9 @@ def context(method: PromptLearner, turn: Turn) -> torch.Tensor:
 def slots(method: PromptLearner, turn: Turn) -> torch.Tensor:
     """Where the context stands in the rows of text, (R, M), or (M,) where it is the same in all."""
     kept = method.tensors["slots"]
-    if bool((kept == kept[:1]).all()):
+    if turn.laid[0] is not kept:
+        turn.laid = kept, bool((kept == kept[:1]).all())
+    if turn.laid[1]:
         return kept[0]
     return kept if turn.classes is None else kept[turn.classes.to(kept.device)]
 
@@ -103,6 +107,7 @@ def interventions(method: PromptLearner, model_map: ModelMap, turn: Turn) -> lis
     """All of them."""
     made: list[Intervention] = []
     if method.context:
+        slots(method, turn)  # looked at now, not in a forward
         made.append(_write(sites.token_embeddings(), lambda: context(method, turn), lambda: slots(method, turn)))
     for layer in range(1, method.text_depth):
         place = sites.resid_in(layer)
