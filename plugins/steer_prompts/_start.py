@@ -45,8 +45,9 @@ def initial(method: PromptLearner, stream: TwoStream, generator: torch.Generator
 
 
 def check_depth(name: str, asked: int, tower: Tower) -> None:
-    """Raise if a depth is more than the layers that a tower has."""
-    if asked > len(tower.layers):
+    """Raise if a depth is more than the layers that a tower has; one without attention is refused for that instead."""
+    kinds = [layer.attention.kind if layer.attention is not None else None for layer in tower.layers]
+    if asked > len(kinds) and set(kinds) == {"softmax"}:
         raise SteerError(f"{name}={asked}, but the {tower.name} tower has {len(tower.layers)} layers")
 
 

@@ -182,7 +182,7 @@ class PromptLearner(Method):
         """The model that the method is bound to.
 
         Raises:
-            SteerError: none.
+            SteerError: it is bound to none.
         """
         if self._bound is None:
             raise SteerError(f"method {self.name!r} is not bound to a model: call bind(model, processor), or fit")
