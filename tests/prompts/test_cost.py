@@ -82,12 +82,20 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_in_parts_or_at_once_the_gradient_is_the_same(name):
-    losses, truth = gradients(name, {})
+# Beside the presets: vectors and slots that differ between classes, an ensemble of texts.
+MORE = [
+    ("coop", {"class_specific": True}),
+    ("coop", {"class_position": "middle", "class_specific": True, "text_depth": 2}),
+    ("vpt", {"templates": ["a {}.", "the big {}."], "text_adapter": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in LEARNING), *MORE])
+def test_in_parts_or_at_once_the_gradient_is_the_same(name, options):
+    losses, truth = gradients(name, options)
     assert all(one.abs().max() > 0 for one in truth.values())
-    for way, options in WAYS.items():
-        also, made = gradients(name, {}, **options)
+    for way, given in WAYS.items():
+        also, made = gradients(name, options, **given)
         assert also == pytest.approx(losses, rel=1e-5), way
         for key, one in truth.items():
             scale = float(one.abs().max())
