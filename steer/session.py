@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .method import Method
     from .report import Report
 
+_open: weakref.WeakKeyDictionary[nn.Module, list[Session]] = weakref.WeakKeyDictionary()
 _maps: weakref.WeakKeyDictionary[nn.Module, ModelMap] = weakref.WeakKeyDictionary()
 
 
@@ -33,6 +34,11 @@ def map_of(model: nn.Module) -> ModelMap:
     if model not in _maps:
         _maps[model] = inspect(model)
     return _maps[model]
+
+
+def open_sessions(model: nn.Module) -> tuple[Session, ...]:
+    """The sessions that are open on a model, in the order in which they were entered."""
+    return tuple(_open.get(model, ()))
 
 
 class Session:
@@ -83,6 +89,7 @@ class Session:
                 installed.follow(self.model, tracker, self._plan.towers, undo)
             manager().hook.steer_session_enter(session=self)
             self._undo = undo.pop_all()
+        _open.setdefault(self.model, []).append(self)
         return self
 
     def __exit__(
@@ -96,6 +103,7 @@ class Session:
         if self._undo is None:
             raise SessionError("this session is not open")
         undo, self._undo = self._undo, None
+        _open[self.model].remove(self)
         undo.close()
         made = self.report()
         manager().hook.steer_session_exit(session=self, report=made)

@@ -11,22 +11,6 @@ if TYPE_CHECKING:
 
 
 @steer.hookimpl
-def steer_session_enter(session: steer.Session) -> None:
-    """Note which sessions are open."""
-    from ._sessions import entered
-
-    entered(session)
-
-
-@steer.hookimpl
-def steer_session_exit(session: steer.Session, report: object) -> None:
-    """Forget a session that has ended."""
-    from ._sessions import left
-
-    left(session)
-
-
-@steer.hookimpl
 def steer_register_methods(registry: MethodRegistry) -> None:
     """Register every method of this package."""
     from .presets import PRESETS

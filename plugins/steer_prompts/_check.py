@@ -63,7 +63,7 @@ def fitted(method: PromptLearner) -> None:
             "bind(model, processor) first"
         )
     wanted = learned(method)
-    if method.cache:
+    if method.cache and method._turn.voting:
         wanted += ["cache.keys", "cache.labels"]
     missing = [name for name in wanted if name not in method.tensors]
     if wanted and len(missing) == len(wanted):

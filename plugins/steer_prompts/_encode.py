@@ -134,7 +134,7 @@ def scores(
     if known is None:
         known = texts_for(method, turn, features, class_batch)
     made = method.bound().scores(features, known)
-    return made + _parts.cached(method, features) if method.cache else made
+    return made + _parts.cached(method, features) if method.cache and turn.voting else made
 
 
 def by_hand(method: PromptLearner, stream: TwoStream, unit: bool = True) -> torch.Tensor:

@@ -88,9 +88,10 @@ def fit(
             fitting = _Fitting(method, stream, pairs, held, Pictures(stream, [p for p, _ in pairs], augment, seed))
             fitting.class_batch, fitting.seed = class_batch, seed
             fitting.sentences = sentences_of(method, stream, sentences) if method.regulariser == "consistency" else []
+            method._turn.voting = False
+            went = fitting.run(chosen, Path(folder) if folder is not None else None, progress) if start else None
             if method.cache:
                 fitting.keep_cache()
-            went = fitting.run(chosen, Path(folder) if folder is not None else None, progress) if start else None
         method.record_provenance(stream.map, seed, [Example("", label, (image,)) for image, label in pairs])
         method.provenance["classes"] = list(method.classes)
         if went is not None:
@@ -101,6 +102,8 @@ def fit(
         for name, value in before.items():
             setattr(method, name, value)
         raise
+    finally:
+        method._turn.voting = True
 
 
 @dataclass
@@ -128,8 +131,13 @@ class _Fitting:
             self.plain = _encode.by_hand(self.method, self.stream, unit=regulariser != "self_regulation")
 
     def keep_cache(self) -> None:
-        """Tip-Adapter: the pictures' own features are what it knows."""
-        features = normalize(_parts.wide(self.pictures.all()), dim=-1)
+        """Tip-Adapter: the pictures' own features, by what was learned before it, are what it knows."""
+        plain = Pictures(self.stream, self.pictures.images, "none", self.seed)
+        batches = list(_encode.parts(range(len(self.pairs)), BATCH))
+        kept = [self._kept(plain, rows) for rows in batches]
+        with torch.no_grad(), attach(self.stream.model, self.method, strict=False, measure="none"):
+            made = [self._images(plain, rows, one) for rows, one in zip(batches, kept, strict=True)]
+        features = normalize(_parts.wide(torch.cat(made)), dim=-1)
         self.method.tensors |= {"cache.keys": features, "cache.labels": self.labels}
 
     def run(self, options: Options, folder: Path | None, progress: bool) -> Any:

@@ -27,6 +27,8 @@ class Turn:
     Attributes:
         classes: which classes the rows of text are, int64 (R,); None for all of them, in order.
         shifts: what is added to the context of each row, (R, D); None where it does not depend on the picture.
+        voting: the cache of training pictures votes; not while something else is learned, because each would vote for
+            itself.
         halves: the two halves are run one by one, so that nothing has to be done around a call of the whole model.
         features: of the pictures that were seen last, (B, D), where they are asked for.
         laid: slots whose rows were compared, and whether they are alike: asked once, since the answer is on the device.
@@ -34,6 +36,7 @@ class Turn:
 
     classes: torch.Tensor | None = None
     shifts: torch.Tensor | None = None
+    voting: bool = True
     halves: bool = False
     features: list[torch.Tensor] = field(default_factory=list)
     laid: tuple[torch.Tensor | None, bool] = (None, False)
@@ -142,7 +145,7 @@ def _on_features(method: PromptLearner, model_map: ModelMap, turn: Turn) -> list
         if ratio:
             function = lambda x, side=side, ratio=ratio: adapt(method.tensors, side, ratio, x)  # noqa: E731
             made.append(Intervention(sites.features(tower), ops.Apply(function)))
-    if method.cache:
+    if method.cache and turn.voting:
         made.append(Intervention(sites.features("vision"), ops.Apply(lambda x: _note(turn, x))))
         made.append(
             Intervention(sites.call(), ops.Around(after=lambda model, out: _vote(method, model_map, turn, out)))

@@ -13,9 +13,10 @@ import torch
 
 from steer import Intervention, Method, SteerError, TwoStream, attach
 from steer.model_map import ModelMap
+from steer.session import open_sessions
 from steer.training import Options
 
-from . import _check, _encode, _explain, _parts, _prompts, _sessions, _start
+from . import _check, _encode, _explain, _parts, _prompts, _start
 from ._explain import Explanation
 from ._pictures import listed
 from .predictions import Predictions
@@ -238,7 +239,7 @@ class PromptLearner(Method):
         self.prompts_of_classes()
         self.outside(stream.model)
         # What the texts are in another session they are not outside of it.
-        alone = not _sessions.on(stream.model)
+        alone = not open_sessions(stream.model)
         with _encode.quiet(stream.model), attach(stream.model, self, strict=False, measure="none"):
             with _encode.halves(self._turn):
                 texts = None if self.conditional else self._features_of_texts(alone)
@@ -262,7 +263,7 @@ class PromptLearner(Method):
         Raises:
             SteerError: it is.
         """
-        for session in _sessions.on(model):
+        for session in open_sessions(model):
             if any(self._made.get(id(one)) is one for one in session.interventions):
                 raise SteerError(
                     f"method {self.name!r} is attached to this model by a session that is open; predict and fit attach "

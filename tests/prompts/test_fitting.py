@@ -162,3 +162,23 @@ def test_prompts_need_no_example_of_a_class_and_a_cache_has_no_vote_for_it():
     votes = method.scores(PICTURES) - plain
     assert (votes[:, :2] > 0).all()
     assert votes[:, 2:].abs().max() < 1e-6
+
+
+def test_a_cache_beside_learned_parts_is_filled_after_they_are_learned():
+    """Otherwise every training picture would vote for itself while the others learn."""
+    model, processor = build("clip")
+    alone = {"image_adapter": 0.3, "context": 2, "vision_context": 1}
+    options = {"epochs": 2, "batch_size": 4, "seed": 3, "progress": False}
+    data = [(picture, CLASSES[i % 4]) for i, picture in enumerate(pictures(8))]
+    plain = steer.create("coop", classes=CLASSES, **alone).fit(model, processor, data, **options)
+    voting = steer.create("coop", classes=CLASSES, cache=2.0, **alone).fit(model, processor, data, **options)
+    assert all(torch.equal(voting.tensors[name], value) for name, value in plain.tensors.items())
+    seen = voting.bound()
+    with steer.attach(model, plain, strict=False), torch.no_grad():
+        features = torch.nn.functional.normalize(seen.image_features(seen.pixels([one for one, _ in data])), dim=-1)
+    torch.testing.assert_close(voting.tensors["cache.keys"], features, rtol=0, atol=1e-6)
+    others = pictures(3, seed=9)
+    with steer.attach(model, plain, strict=False), torch.no_grad():
+        query = torch.nn.functional.normalize(seen.image_features(seen.pixels(others)), dim=-1)
+    votes = 2.0 * torch.exp(-5.5 * (1 - query @ features.T)) @ torch.eye(4)[torch.arange(8) % 4]
+    torch.testing.assert_close(voting.scores(others), plain.scores(others) + votes, rtol=0, atol=1e-5)
