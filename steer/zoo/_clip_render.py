@@ -1,6 +1,7 @@
-"""One downstream picture of a glyph: turned, tinted, on a cluttered ground, blurred and noisy.
+"""One downstream picture of a glyph: turned, tinted, on a gradient with or without clutter, blurred and noisy.
 
-Training of tiny-clip saw none of this but plain grounds and small turns and tints: the gap makes zero-shot mediocre.
+The training of tiny-clip saw soft grounds and smaller turns, but no clutter, no blur, no noise and not these drawings:
+the gap makes zero-shot mediocre. How strong all this is was chosen on "val" pictures, for zero-shot near 0.3 to 0.5.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 48  # pixels
-TURN = 30.0  # degrees, either way
+TURN = 20.0  # degrees, either way
 SCALE = (0.6, 0.95)  # of the picture's side
-HUE = 20.0  # degrees, either way
-SHAPES = (2, 6)  # of clutter, from and below
-BLUR = (0.0, 0.8)  # pixels, the radius of a Gaussian
-NOISE = (4.0, 22.0)  # the standard deviation, of 255
+HUE = 15.0  # degrees, either way
+SHAPES = (0, 2)  # of clutter, from and below: one in half of the pictures
+BLUR = (0.0, 0.6)  # pixels, the radius of a Gaussian
+NOISE = (2.0, 12.0)  # the standard deviation, of 255
 
 
 def _tint(rng: np.random.Generator) -> Any:
@@ -33,7 +34,7 @@ def _tint(rng: np.random.Generator) -> Any:
 
 
 def _ground(rng: np.random.Generator) -> Image:
-    """A gradient of two colours with a few flat shapes on it, RGB."""
+    """A gradient of two colours with flat shapes on it, RGB."""
     import numpy as np
     from PIL import Image, ImageDraw
 
