@@ -57,6 +57,12 @@ def zero_shot(model: torch.nn.Module, processor: object, name: str, style: str, 
     }
     scores = {t: score(v) for t, v in texts.items()}
     scores["mean of the first five"] = score(torch.stack(list(texts.values())[:5]).mean(0))
+    # no words at all: the nearest mean of 16 fluent training shots, to see what the picture features can give
+    shots = [(picture, c) for picture, c in zoo.labelled(name, "train", 16) if c in labels]
+    features = image_features(model, processor, [picture for picture, _ in shots])
+    scores["nearest mean of 16 fluent shots"] = score(
+        torch.nn.functional.normalize(features.view(len(labels), 16, -1).mean(1), dim=-1)
+    )
     return scores
 
 

@@ -21,7 +21,7 @@ from names import TRAINED
 from torch.nn.functional import cross_entropy
 
 SEED = 1
-STEPS = 5600
+STEPS = 6800
 BATCH = 256  # pairs; a name in two pairs would be its own wrong answer, so names are distinct unless captions tell
 RATE = 1.5e-3
 WARMUP = 300  # steps
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--until", type=int, default=None, help="stop at this step of the schedule of --steps")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,7 +118,8 @@ def main() -> None:
         step = state["step"]
     right = torch.arange(size)
     total, began, first = 0.0, time.time(), step
-    while step < steps:
+    until = min(steps, args.until or steps)
+    while step < until:
         ids, pictures = batches.make(size, SEED, step)
         for group in opt.param_groups:
             group["lr"] = rate(step, steps)
@@ -136,7 +138,7 @@ def main() -> None:
             model.logit_scale.clamp_(max=MAX_SCALE)
         step += 1
         total += loss.item()
-        if step % every == 0 or step == steps:
+        if step % every == 0 or step == until:
             part = last.with_suffix(".part")
             torch.save({"step": step, "model": model.state_dict(), "opt": opt.state_dict()}, part)
             part.replace(last)
