@@ -21,7 +21,7 @@ def test_every_block_runs(tmp_path, monkeypatch) -> None:
     namespace: dict = {}
     for body in BLOCKS:
         exec(compile(body, "docs/prompts.md", "exec"), namespace)
-    assert namespace["accuracy"] > namespace["zero_shot"] > 1.5 / len(namespace["names"])
+    assert namespace["accuracy"] > namespace["zero_shot"] + 0.05 > 1.5 / len(namespace["names"])
     steered = namespace["scores"].softmax(-1)
     assert torch.allclose(steered, namespace["found"].probabilities[:1], atol=1e-5)
 
