@@ -15,7 +15,7 @@ NOTHING = "nothing"
 
 def measure(layers: int | None = None, classes: int | None = None) -> dict[str, Any]:
     """By task: megabytes of both, and ours as a share of theirs."""
-    from speed import A_STEP, ASK, SIZES
+    from bench import A_STEP, ASK, SIZES
 
     base = _child(NOTHING, layers, classes)
     found = {}
@@ -39,8 +39,8 @@ def _child(task: str, layers: int | None, classes: int | None) -> float:
 
 def _run(task: str, layers: int | None, classes: int | None) -> None:
     import torch
-    from speed import A_STEP, ASKED, LAYERS, Bench
-    from speed import CLASSES as EVERY
+    from bench import A_STEP, ASKED, LAYERS, Bench
+    from bench import CLASSES as EVERY
 
     torch.set_num_threads(1)
     bench = Bench(layers or LAYERS, classes or EVERY)
