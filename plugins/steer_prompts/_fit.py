@@ -174,7 +174,8 @@ class _Fitting:
             folder=folder,
             identity=self._identity(options) if folder is not None else {},
             before_step=before_step,
-            backward=aligned,
+            backward=aligned and aligned.add,
+            after_backward=aligned and aligned.project,
             average=average,
             progress=progress,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,7 @@ class AlignedGradient:
     """ProGrad: what the gradient of the cross-entropy has against that of the KL to the zero-shot scores is taken out.
 
     g - weight (g . u) u where g . u < 0, for each tensor, u the KL's gradient made a unit vector. Both are gradients of
-    the whole batch, in however many parts it comes: call `start` before each.
+    the whole batch, in however many parts and processes it comes.
     """
 
     def __init__(self, learned: Mapping[str, torch.Tensor], weight: float) -> None:
@@ -72,17 +72,25 @@ class AlignedGradient:
 
     def start(self) -> None:
         """A new batch begins."""
-        self._sums = [[torch.zeros_like(one) for one in self.learned] for _ in range(2)]
+        self._other = [torch.zeros_like(one) for one in self.learned]
 
-    def __call__(self, losses: Mapping[str, torch.Tensor], count: int) -> None:
-        """Take in a part of a batch of `count`, and set `.grad` to what is right for the parts so far."""
-        for name, sums in zip(("ce", "kl"), self._sums, strict=True):
+    def add(self, losses: Mapping[str, torch.Tensor], count: int) -> None:
+        """Take in a part of a batch of `count`: the cross-entropy's gradient in `.grad`, the KL's beside it."""
+        for one in self.learned:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+        for name, sums in (("ce", [one.grad for one in self.learned]), ("kl", self._other)):
             loss = losses[name].sum() / count
             found = torch.autograd.grad(loss, self.learned, retain_graph=name == "ce", allow_unused=True)
             for total, gradient in zip(sums, found, strict=True):
+                assert total is not None
                 if gradient is not None:
                     total += gradient
-        for one, g, other in zip(self.learned, *self._sums, strict=True):
+
+    def project(self, add_up: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Put the right gradient in `.grad`, which holds the whole batch's; `add_up` sums over processes."""
+        for one, share in zip(self.learned, self._other, strict=True):
+            assert one.grad is not None
+            g, other = one.grad, add_up(share)
             unit = other / other.norm().clamp_min(1e-12)
             along = (g * unit).sum()
             one.grad = torch.where(along < 0, g - self.weight * along * unit, g)

@@ -51,6 +51,8 @@ class Job:
         before_step: is told the number of the step that comes, from 0, to draw from it what is random there.
         backward: adds the gradients of a batch's losses, (name of a loss -> (B,), weighted) over so many examples; None
             for those of their sum.
+        after_backward: may change the gradients when those of the whole batch and of all processes are there; is given
+            what adds a tensor up over the processes.
         average: by epoch, from 0, how much the tensors at its end count in the result; None for the last or best ones.
         progress: show a bar.
     """
@@ -68,6 +70,7 @@ class Job:
     rates: Mapping[str, float] = field(default_factory=dict)
     before_step: Callable[[int], None] | None = None
     backward: Backward | None = None
+    after_backward: Callable[[Callable[[torch.Tensor], torch.Tensor]], None] | None = None
     average: Sequence[float] | None = None
     progress: bool = True
 
@@ -172,13 +175,20 @@ class _Run:
             self.now.sums[name] = self.now.sums.get(name, 0.0) + value
         if self.state.num_processes > 1:
             for one in learned:
-                one.grad = reduce(one.grad, "sum")
+                assert one.grad is not None
+                one.grad = self._add_up(one.grad)
+        if self.job.after_backward is not None:
+            self.job.after_backward(self._add_up)
         squares = [one.grad.double().square().sum().cpu() for one in learned if one.grad is not None]
         norm = float(torch.stack(squares).sum().sqrt())
         if numbers[-1] > 0 or not math.isfinite(norm):
             elsewhere = f"{numbers[-1]:.0f} losses of another process" if numbers[-1] > 0 else "the gradient"
             self._stop(f"the loss of examples {bad}" if bad else elsewhere, f"in the batch of examples {sorted(batch)}")
         return norm
+
+    def _add_up(self, one: torch.Tensor) -> torch.Tensor:
+        """A tensor's sum over the processes."""
+        return reduce(one, "sum") if self.state.num_processes > 1 else one
 
     def _total(self, numbers: Sequence[float]) -> list[float]:
         """Sums over the processes."""

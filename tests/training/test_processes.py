@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,46 +11,10 @@ from safetensors.torch import load_file
 
 from steer.training import _checkpoint
 
-ROOT = Path(__file__).parents[2]
+from .processes import finish, kill, start, together
+
 LOSSES = {"kl_answer": 1.0, "mse": 0.1, "ce": 0.5}
 PATIENT = 240
-
-
-def environment(**more: str) -> dict[str, str]:
-    """One thread a process, the tests importable, and nothing of a launcher around this one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-        kept.pop(name, None)
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
-
-
-def start(arguments: list[str], **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a process that should succeed; whatever happens, it and its children are gone afterwards."""
-    try:
-        said, _ = process.communicate(timeout=PATIENT)
-        assert process.returncode == 0, said
-    finally:
-        kill(process)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """The process and its children: it was started as the leader of a group of its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_a_fit_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
@@ -85,12 +42,6 @@ def test_a_fit_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
     assert histories[0] == histories[1]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_two_processes_learn_what_one_does(tmp_path):
     """An odd number of examples, so that shares differ in size; a folder, so that the teacher's work is shared."""
     given = {"losses": LOSSES, "examples": 7, "dev": [], "lr": 0.02, "batch_size": 3, "max_steps": 6}
@@ -100,17 +51,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         return ["-m", "tests.training.fit_script", str(tmp_path / name), "shift", options]
 
     finish(start(script("one", "one")))
-    # `--cpu` would start one process alone: without mpirun this is how two share the CPUs.
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
-    for attempt in range(3):  # between asking for a free port and taking it, another process may have it
-        process = start([*launcher, str(free_port()), *script("two", f"two-{attempt}")])
-        try:
-            finish(process)
-            break
-        except AssertionError as error:
-            if "EADDRINUSE" not in str(error) or attempt == 2:
-                raise
+    together(lambda attempt: script("two", f"two-{attempt}"))
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     assert one["vector"].abs().max() > 0.01
     torch.testing.assert_close(two["vector"], one["vector"], rtol=1e-3, atol=1e-4)
