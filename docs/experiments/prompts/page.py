@@ -7,6 +7,7 @@ from typing import Any
 
 import protocol
 import tables
+import what_ran
 from claims import verdicts
 from protocol import BATCH, MANY, ONE_STYLE, OTHER_STYLE, TEMPLATES, TEST, TUNING_SEED, TUNING_SETS, VAL
 from reading import READING
@@ -111,6 +112,11 @@ def _sections(records: Records) -> list[str]:
         ("### In each set", tables.by_set(records, (few(MANY),)), f"{MANY} shots, means over seeds.\n"),
         ("", f"![Accuracy by shots in each set]({NAME}-sets.png)\n", ""),
         ("## Another style", tables.across(records), ""),
+        (
+            "## Looked at afterwards",
+            tables.afterwards(records),
+            "Nobody claimed these before; of many differences some are there by chance.\n",
+        ),
         ("## Controls", tables.controls(records), "16 shots with their labels dealt out at random, all classes.\n"),
     ]
     return [part for title, body, note in told if body for part in (f"{title}\n" if title else "", body, note)]
@@ -136,11 +142,11 @@ the same tensors, are apart by at most {max(one["apart"].values()):.0e} of the l
 pictures at once. The two situations below are the same with pictures encoded in every step by both (steer crops and
 flips them, too) and with their features kept by both: the rest of the gain is that of shorter texts.
 """
-    made = [text, tables.speed(one)]
+    made = [text, what_ran.speed(one)]
     if "memory" in timed:
         loaded = timed["memory"]["loaded"]
         note = f"The most that is resident, above the {loaded:,.0f} MB of a process that only loads the model."
-        made += [tables.memory(timed["memory"]), f"{note} Each task has a process of its own.\n"]
+        made += [what_ran.memory(timed["memory"]), f"{note} Each task has a process of its own.\n"]
     return made
 
 
@@ -148,14 +154,14 @@ def _what_ran(records: Records) -> str:
     about = records.by_key["about"]
     lines = [f"- {name}: {', '.join(names)}" for name, names in about["classes"].items()]
     parts = ["## What was run\n"]
-    gone = tables.left_out(records)
+    gone = what_ran.left_out(records)
     if gone:
-        parts.append(f"Not run, for want of time (a cell is shown where all its sets and seeds are there): {gone}.\n")
+        parts.append(f"Not run, for want of time, or not in all sets and seeds, and so not in the tables: {gone}.\n")
     versions = f"torch {about['torch']}, transformers {about['transformers']}"
     digests = sorted({one["weights"] for one in records.by_key.values() if "weights" in one})
     parts.append(f"{versions}; tiny-clip's weights {', '.join(f'`{one}`' for one in digests)}.\n")
-    if tables.tuning(records):
-        parts += ["Accuracy on `val` of each try, the one taken in bold:\n", tables.tuning(records)]
-    if tables.templates(records):
-        parts.append(f"Hand-written prompts that were the best on `val`, all classes: {tables.templates(records)}.\n")
+    if what_ran.tuning(records):
+        parts += ["Accuracy on `val` of each try, the one taken in bold:\n", what_ran.tuning(records)]
+    if what_ran.templates(records):
+        parts.append(f"Hand-written prompts that were the best on `val`, all classes: {what_ran.templates(records)}.\n")
     return "\n".join([*parts, "The classes; the first half of each is base:\n", *lines]) + "\n"

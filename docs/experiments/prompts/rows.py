@@ -55,7 +55,7 @@ _MOST = {"text_depth": 3, "vision_depth": 3}
 ZERO, PHOTO, ENSEMBLE = "zero_shot", "zero_shot, a photo of a", "zero_shot, mean of all"
 COOP, COOP16, SPECIFIC = "coop", "coop, M=16", "coop, class-specific"
 COCOOP, MAPLE, COPROMPT, UNHELD = "cocoop", "maple", "coprompt", "coprompt, weight 0"
-TIP = "tip_adapter"
+TIP, KGCOOP, PROMPTSRC = "tip_adapter", "kgcoop", "promptsrc"
 SHUFFLED, ADAPTERS = "coop, labels shuffled", "maple with adapters"
 
 ROWS = {
@@ -69,13 +69,13 @@ ROWS = {
         Row(COOP, "coop", {"context": 4, "init": "a photo of a"}),
         Row(COOP16, "coop"),
         Row(SPECIFIC, "coop", {"class_specific": True}),
-        Row("kgcoop", "kgcoop"),
+        Row(KGCOOP, "kgcoop"),
         Row("prograd", "prograd"),
         Row(COCOOP, "cocoop"),
         Row(MAPLE, "maple", _MOST),
         Row(COPROMPT, "coprompt", _ALL),
         Row(UNHELD, "coprompt", {**_ALL, "weight": 0.0}),
-        Row("promptsrc", "promptsrc", _MOST, holds="all"),
+        Row(PROMPTSRC, "promptsrc", _MOST, holds="all"),
         Row("ivlp", "ivlp", _ALL),
         Row("vpt", "vpt", {"vision_depth": 4}),
         Row(SHUFFLED, "coop", control=True),
@@ -92,5 +92,5 @@ LIKE = {SHUFFLED: COOP16, ADAPTERS: UNHELD}
 """Controls run at the rate of what they are compared with."""
 METHODS = tuple(name for name, row in ROWS.items() if not row.control)
 SMALL_ROWS = (ZERO, TIP, COOP)
-SLOW = (MAPLE, COPROMPT, UNHELD, "promptsrc", "ivlp", "vpt")  # the vision tower runs in every step
+SLOW = (MAPLE, COPROMPT, UNHELD, PROMPTSRC, "ivlp", "vpt")  # the vision tower runs in every step
 NO_NEW = (SPECIFIC,)  # has nothing for classes that it was not fitted on

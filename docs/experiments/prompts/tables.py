@@ -6,11 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import protocol
-from protocol import MANY, TUNING_SEED, TUNING_SETS, Job
+from protocol import MANY
 from records import ACROSS, BASE, NEW, Interval, Records, Where, few, harmonic
-from rows import ENSEMBLE, NO_NEW, PHOTO, ROWS, SHUFFLED, ZERO
-
-SITUATIONS = ("as they run", "pictures encoded in every step", "pictures' features kept")
+from rows import (
+    COOP,
+    COOP16,
+    COPROMPT,
+    ENSEMBLE,
+    KGCOOP,
+    MAPLE,
+    NO_NEW,
+    PHOTO,
+    PROMPTSRC,
+    SHUFFLED,
+    SPECIFIC,
+    TIP,
+    UNHELD,
+    ZERO,
+)  # fmt: skip
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -78,32 +91,21 @@ def by_set(records: Records, where: Sequence[Where], form: str = "{}") -> str:
     return table(["", *sets], rows) if rows else ""
 
 
-def tuning(records: Records) -> str:
-    """Accuracy on val of each try, and which was taken."""
-    rows = []
-    for row in ROWS.values():
-        found = [
-            [records.by_key.get(Job("tune", name, row.name, TUNING_SEED, value=value).key) for name in TUNING_SETS]
-            for value in row.tries
-        ]
-        if not found or any(one is None for line in found for one in line):
-            continue
-        sums = [tuple(sum(one[what] for one in line if one) for what in ("accuracy", "log_prob")) for line in found]
-        best = sums.index(max(sums))
-        told = [f"{value:g}: {points(one[0] / len(TUNING_SETS))}" for value, one in zip(row.tries, sums, strict=True)]
-        told[best] = f"**{told[best]}**"
-        rows.append([f"`{row.name}`", *told])
-    return table(["", "", "", ""], rows) if rows else ""
-
-
-def templates(records: Records) -> str:
-    """How often each hand-written prompt was the best on val."""
-    counts: dict[str, int] = {}
-    for key, one in records.by_key.items():
-        if key.startswith("few-shot/") and f"/{ZERO}/" in key:
-            counts[one["template"]] = counts.get(one["template"], 0) + 1
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f'"{template}" {count}' for template, count in ordered)
+def afterwards(records: Records) -> str:
+    """Differences that nobody claimed before the runs."""
+    asked = [
+        (KGCOOP, COOP, NEW, "new classes"), (PROMPTSRC, COOP, NEW, "new classes"),
+        (PROMPTSRC, COOP, BASE, "base classes"), (PROMPTSRC, ZERO, NEW, "new classes"),
+        (COPROMPT, UNHELD, BASE, "base classes"), (COPROMPT, UNHELD, NEW, "new classes"),
+        (COPROMPT, MAPLE, NEW, "new classes"), (TIP, SPECIFIC, few(MANY), f"all classes, {MANY} shots"),
+        (SPECIFIC, COOP16, ACROSS, f"{protocol.OTHER_STYLE}, fitted on fluent"),
+    ]  # fmt: skip
+    rows = [
+        [f"`{first}` less `{second}`", told, f"{100 * found[0]:+.1f} [{100 * found[1]:+.1f}, {100 * found[2]:+.1f}]"]
+        for first, second, where, told in asked
+        if (found := records.difference(first, second, where)) is not None
+    ]
+    return table(["", "", "points"], rows) if rows else ""
 
 
 def controls(records: Records) -> str:
@@ -118,44 +120,6 @@ def controls(records: Records) -> str:
         "chance": [points(1 / len(about["classes"][name])) for name in sets],
     }
     return table(["", *sets], [[name, *line] for name, line in lines.items()])
-
-
-def speed(record: Mapping[str, Any] | None) -> str:
-    """Seconds of both, by situation."""
-    if record is None:
-        return ""
-    rows = [
-        [situation, task, f"{one['ours']:.2f}", f"{one['theirs']:.2f}", f"{one['faster']:.1f} x",
-         f"{one['least']:.1f} to {one['most']:.1f}"]
-        for situation in SITUATIONS
-        for task, one in record[situation].items()
-    ]  # fmt: skip
-    return table(["", "", "steer, s", "plain torch, s", "faster", f"over {record['turns']} turns"], rows)
-
-
-def memory(record: Mapping[str, Any] | None) -> str:
-    """Megabytes of both."""
-    if record is None:
-        return ""
-    rows = [
-        [task, f"{one['ours']:,.0f}", f"{one['theirs']:,.0f}", f"{one['share']:.2f}"]
-        for task, one in record["tasks"].items()
-    ]
-    return table(["", "steer, MB", "plain torch, MB", "share"], rows)
-
-
-def left_out(records: Records) -> str:
-    """What of the protocol was not run, in words; empty where all of it was."""
-    if records.scale is None:
-        return ""
-    gone: dict[str, dict[str, int]] = {}
-    for jobs in protocol.jobs(records.scale):
-        for job in records.missing(jobs):
-            place = f"{job.kind}, {job.shots} shots" if job.kind == "few-shot" else job.kind
-            rows = gone.setdefault(place, {})
-            rows[job.row] = rows.get(job.row, 0) + 1
-    told = [f"{place}: {', '.join(f'`{row}` ({n} fits)' for row, n in rows.items())}" for place, rows in gone.items()]
-    return "; ".join(told)
 
 
 def points(value: float | None) -> str:
