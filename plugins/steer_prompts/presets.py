@@ -25,7 +25,7 @@ class ZeroShot(PromptLearner):
 
     name: ClassVar[str] = "zero_shot"
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
-    summary: ClassVar[str] = "hand-written prompts, one or an ensemble of several: the baseline of every learned prompt"
+    summary: ClassVar[str] = "Scores pictures against hand-written prompts, one or an average: the baseline."
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class CoOp(PromptLearner):
 
     name: ClassVar[str] = "coop"
     paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
-    summary: ClassVar[str] = "learned context vectors in the place of a prompt's words, for CLIP-like models"
+    summary: ClassVar[str] = "Learns context vectors in the place of a prompt's words, for CLIP-like models."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2e-3, epochs=50, batch_size=32)
 
     context: int = 16
@@ -46,7 +46,7 @@ class CoCoOp(PromptLearner):
 
     name: ClassVar[str] = "cocoop"
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.05557"
-    summary: ClassVar[str] = "context vectors that depend on the picture; better than CoOp on classes it has not seen"
+    summary: ClassVar[str] = "Learns context vectors, and how each picture shifts them."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2e-3, epochs=10, batch_size=1)
 
     context: int = 4
@@ -63,7 +63,7 @@ class MaPLe(PromptLearner):
 
     name: ClassVar[str] = "maple"
     paper: ClassVar[str] = "https://arxiv.org/abs/2210.03117"
-    summary: ClassVar[str] = "coupled prompts in several layers of both towers"
+    summary: ClassVar[str] = "Learns coupled prompts in several layers of both towers."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=3.5e-3, epochs=5, batch_size=4)
 
     context: int = 2
@@ -83,7 +83,7 @@ class CoPrompt(PromptLearner):
     name: ClassVar[str] = "coprompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2306.01195"
     summary: ClassVar[str] = (
-        "coupled prompts and adapters, held near the model on perturbed pictures and other sentences"
+        "Learns coupled prompts and adapters, held near the model on other views and sentences."
     )
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=3.5e-3, epochs=8, batch_size=4)
 
@@ -104,7 +104,7 @@ class KgCoOp(PromptLearner):
 
     name: ClassVar[str] = "kgcoop"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.13283"
-    summary: ClassVar[str] = "CoOp with the classes' features held near those of hand-written prompts"
+    summary: ClassVar[str] = "Learns context vectors that keep the classes near their hand-written prompts."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2e-3, epochs=100, batch_size=128)
 
     context: int = 4
@@ -119,7 +119,7 @@ class ProGrad(PromptLearner):
 
     name: ClassVar[str] = "prograd"
     paper: ClassVar[str] = "https://arxiv.org/abs/2205.14865"
-    summary: ClassVar[str] = "CoOp without the part of its gradient that goes against the zero-shot predictions"
+    summary: ClassVar[str] = "Learns context vectors, never against the gradient of the zero-shot predictions."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2e-3, epochs=50, batch_size=32)
 
     context: int = 16
@@ -132,7 +132,7 @@ class VPT(PromptLearner):
 
     name: ClassVar[str] = "vpt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.12119"
-    summary: ClassVar[str] = "learned vectors beside the patches, in several layers of the vision tower only"
+    summary: ClassVar[str] = "Learns vectors beside the patches, in several layers of the vision tower only."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2.5e-3, epochs=5, batch_size=4)
 
     vision_context: int = 8
@@ -145,7 +145,7 @@ class IVLP(PromptLearner):
 
     name: ClassVar[str] = "ivlp"
     paper: ClassVar[str] = "https://arxiv.org/abs/2210.03117"
-    summary: ClassVar[str] = "independent prompts in several layers of both towers"
+    summary: ClassVar[str] = "Learns independent prompts in several layers of both towers."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2.5e-3, epochs=5, batch_size=4)
 
     context: int = 2
@@ -161,7 +161,7 @@ class PromptSRC(PromptLearner):
 
     name: ClassVar[str] = "promptsrc"
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.06948"
-    summary: ClassVar[str] = "independent prompts that regulate themselves: features, scores and epochs' mean"
+    summary: ClassVar[str] = "Learns prompts in both towers, held near its own features and scores, averaged over epochs."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2.5e-3, epochs=20, batch_size=4)
 
     context: int = 4
@@ -178,7 +178,7 @@ class CLIPAdapter(PromptLearner):
 
     name: ClassVar[str] = "clip_adapter"
     paper: ClassVar[str] = "https://arxiv.org/abs/2110.04544"
-    summary: ClassVar[str] = "a small bottleneck on the pictures' features, mixed with them"
+    summary: ClassVar[str] = "Learns a small bottleneck on the pictures' features, mixed with them."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2e-3, epochs=50, batch_size=32)
 
     image_adapter: float = 0.2
@@ -190,7 +190,7 @@ class TipAdapter(PromptLearner):
 
     name: ClassVar[str] = "tip_adapter"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.09519"
-    summary: ClassVar[str] = "votes of the nearest training pictures beside hand-written prompts, without training"
+    summary: ClassVar[str] = "Lets the nearest training pictures vote beside hand-written prompts, without training."
 
     cache: float = 1.0
 
