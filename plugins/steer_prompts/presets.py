@@ -82,9 +82,7 @@ class CoPrompt(PromptLearner):
 
     name: ClassVar[str] = "coprompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2306.01195"
-    summary: ClassVar[str] = (
-        "Learns coupled prompts and adapters, held near the model on other views and sentences."
-    )
+    summary: ClassVar[str] = "Learns coupled prompts and adapters, held near the model on other views and sentences."
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=3.5e-3, epochs=8, batch_size=4)
 
     context: int = 4
@@ -161,7 +159,9 @@ class PromptSRC(PromptLearner):
 
     name: ClassVar[str] = "promptsrc"
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.06948"
-    summary: ClassVar[str] = "Learns prompts in both towers, held near its own features and scores, averaged over epochs."
+    summary: ClassVar[str] = (
+        "Learns prompts in both towers, held near its own features and scores, averaged over epochs."
+    )
     recipe: ClassVar[Mapping[str, Any]] = _recipe(lr=2.5e-3, epochs=20, batch_size=4)
 
     context: int = 4
