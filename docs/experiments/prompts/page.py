@@ -131,12 +131,12 @@ def _speed(timed: dict[str, Any]) -> list[str]:
 
 [authors_way.py](../experiments/prompts/authors_way.py) does as the authors' code does: texts of 77 tokens, pictures
 encoded anew in every step, texts in every batch that is predicted, CoCoOp picture by picture. The model has random
-weights and ViT-B/32's widths in both towers, {one["layers"]} layers of its 12; {one["classes"]} classes; one core; both
-in turn, medians. CoOp: {sizes["coop"]["context"]} vectors (so that the longest text has {one["longest"]["coop"]}
-tokens), {sizes["coop"]["pictures"]} pictures a step, {asked["coop"]} predicted in batches of 32. CoCoOp:
-{sizes["cocoop"]["context"]} vectors ({one["longest"]["cocoop"]} tokens), {sizes["cocoop"]["pictures"]} pictures a
-step, {asked["cocoop"]} predicted. "One more" is a picture after others, when steer knows the texts. Scores of both, of
-the same tensors, are apart by at most {max(one["apart"].values()):.0e} of the largest.
+weights and ViT-B/32's widths in both towers, {one["layers"]} layers of its 12; {one["classes"]} classes; one core;
+medians of turns in which everything is run once. CoOp: {sizes["coop"]["context"]} vectors (the longest text has
+{one["longest"]["coop"]} tokens), {sizes["coop"]["pictures"]} pictures a step, {asked["coop"]} predicted in batches of
+32. CoCoOp: {sizes["cocoop"]["context"]} vectors ({one["longest"]["cocoop"]} tokens), {sizes["cocoop"]["pictures"]}
+pictures a step, {asked["cocoop"]} predicted. "One more" is a picture after others, when steer knows CoOp's texts.
+Scores of both, of the same tensors, are apart by at most {max(one["apart"].values()):.0e} of the largest.
 
 "As they run": steer reads texts as far as they go, keeps the pictures' features and reads CoCoOp's texts for all
 pictures at once. The two situations below are the same with pictures encoded in every step by both (steer crops and
