@@ -8,7 +8,7 @@ Written by hand after the results; everything else on this page comes from the r
   template (just shown), and 13 lost with 16 vectors that start from noise.
 - That CoCoOp, MaPLe and CoPrompt mend this is not shown. All three had the same 100 steps as everything else, and a
   rate chosen by fitted classes alone; their authors train longer at rates that they found. What does keep new classes
-  here are the two that hold on to features of hand-written prompts, `kgcoop` and `promptsrc` (just); not claimed before.
+  here are two that hold on to features of hand-written prompts, `kgcoop` and `promptsrc`: just, and unclaimed.
 - CoPrompt's regulariser works: without it 12 points more are lost on new classes, at the same accuracy on base ones.
   But with it, too, new classes are not better than CoOp's. The method learns 100,992 numbers in all four layers of both
   towers of a model of 2.3 M, where CoOp learns 512; whether that is why was not tried.
