@@ -85,7 +85,9 @@ class Compiler:
         """Compile one recording; `keep` gets every tensor as it passes, with its place."""
         if site.name == "cache":
             return self._record_cache(site, keep)
-        if site.name in ("key_bias", "kv_prefix", "call"):
+        if site.name == "call":
+            raise InterventionError("site 'call' has no tensor to record; call the model and look at its output")
+        if site.name in ("key_bias", "kv_prefix"):
             raise InterventionError(f"site {site.name!r} has no tensor of its own to record; record head_q and head_k")
         places = []
         for target, place, _ in self._places(site):

@@ -66,7 +66,8 @@ class Write:
 
     Attributes:
         vectors: (n, D), or (B, n, D) with vectors of its own for each of the batch; or a function that returns either.
-        slots: which rows, int64 (n,) or (B, n); negative ones count from the end.
+        slots: which rows, int64 (n,) or (B, n); negative ones count from the end. Not to be written to in a session:
+            a tensor is looked at once.
     """
 
     vectors: Given
@@ -75,10 +76,21 @@ class Write:
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> Bound:
         _plain("Write", gate)
+        seen: list[Any] = [None, 0, None, None]
+
+        def places(x: torch.Tensor) -> torch.Tensor:
+            """The slots on x's device, looked at again only where they or the length are others than last time."""
+            slots = _now(self.slots)
+            if is_compiling():
+                return _inside(slots, x, slot.where)
+            if seen[0] is not slots or seen[1:3] != [x.shape[1], x.device]:
+                seen[:] = [slots, x.shape[1], x.device, _inside(slots, x, slot.where)]
+            found: torch.Tensor = seen[3]
+            return found
 
         def write(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             vectors = _batched("vectors", slot.where, _now(self.vectors), x, 2).to(device=x.device, dtype=x.dtype)
-            slots = _batched("slots", slot.where, _inside(_now(self.slots), x, slot.where), x, 1)
+            slots = _batched("slots", slot.where, places(x), x, 1)
             if vectors.shape[1:] != (slots.shape[1], x.shape[-1]):
                 raise InterventionError(
                     f"vectors has shape {list(vectors.shape)} at {slot.where}; expected "

@@ -132,7 +132,9 @@ class _Fitting:
 
     def keep_cache(self) -> None:
         """Tip-Adapter: the pictures' own features, by what was learned before it, are what it knows."""
-        plain = Pictures(self.stream, self.pictures.images, "none", self.seed)
+        plain = self.pictures
+        if not plain.plain:
+            plain = Pictures(self.stream, plain.images, "none", self.seed)
         batches = list(_encode.parts(range(len(self.pairs)), BATCH))
         kept = [self._kept(plain, rows) for rows in batches]
         with torch.no_grad(), attach(self.stream.model, self.method, strict=False, measure="none"):
@@ -156,11 +158,9 @@ class _Fitting:
         average = _losses.gaussian(options.epochs, 0.75 * options.epochs, options.epochs / 20) if averaged else None
         if not method.text_changes:
             with torch.no_grad():
-                self.known = (
-                    _encode.texts(method, method._turn, self.class_batch)
-                    if method.ensemble is None
-                    else (method.ensemble)
-                )
+                self.known = method.ensemble
+                if self.known is None:
+                    self.known = _encode.texts(method, method._turn, self.class_batch)
             method._turn.classes = None
         job = Job(
             label=method.name,

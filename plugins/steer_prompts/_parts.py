@@ -31,7 +31,8 @@ class Turn:
             itself.
         halves: the two halves are run one by one, so that nothing has to be done around a call of the whole model.
         features: of the pictures that were seen last, (B, D), where they are asked for.
-        laid: slots whose rows were compared, and whether they are alike: asked once, since the answer is on the device.
+        laid: slots whose rows were compared, and the row that all are like, or None: asked once, since the answer is on
+            the device.
     """
 
     classes: torch.Tensor | None = None
@@ -39,7 +40,7 @@ class Turn:
     voting: bool = True
     halves: bool = False
     features: list[torch.Tensor] = field(default_factory=list)
-    laid: tuple[torch.Tensor | None, bool] = (None, False)
+    laid: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
@@ -66,9 +67,9 @@ def slots(method: PromptLearner, turn: Turn) -> torch.Tensor:
     """Where the context stands in the rows of text, (R, M), or (M,) where it is the same in all."""
     kept = method.tensors["slots"]
     if turn.laid[0] is not kept:
-        turn.laid = kept, bool((kept == kept[:1]).all())
-    if turn.laid[1]:
-        return kept[0]
+        turn.laid = kept, kept[0] if bool((kept == kept[:1]).all()) else None
+    if turn.laid[1] is not None:
+        return turn.laid[1]
     return kept if turn.classes is None else kept[turn.classes.to(kept.device)]
 
 
