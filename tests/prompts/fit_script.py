@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def main(path: Path) -> None:
     if state.is_main_process:
         save_file(made, path)
         path.with_suffix(".json").write_text(json.dumps({"processes": state.num_processes}))
-    # Nobody leaves while another still talks to it.
+    # Nobody leaves while another still talks to it; and none through the interpreter's end, where gloo's threads
+    # now and then abort a process that is done.
     state.wait_for_everyone()
-    state.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
