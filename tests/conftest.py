@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 # Before transformers is imported anywhere: a test that needs the hub is a mistake, not a slow test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before triton is imported anywhere: without a GPU its kernels run in its interpreter, with one they are compiled.
+if not os.path.exists("/dev/nvidia0"):
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 import torch

@@ -1,40 +1,100 @@
-"""K1 and K2: adding a vector to the rows of a residual stream, plainly or keeping each row's length.
+"""K1, K2 and the ICV factor: adding a vector to the rows of a tensor, plainly or keeping each row's length.
 
-    K1   y = h + m g v
-    K2   u = h + g v ;  y = m ? u ||h|| / max(||u||, eps) : h
+    u = h + c v,   c = scale g l f
+    y = m ? u : h                              K1
+    y = m ? u ||h|| / max(||u||, eps) : h      K2, `keep_norm`
 
-h (..., D), v broadcasts against h, g (..., 1) or None for 1, m bool (...) or None for every row.
+g is a gate, l is ||h|| with `relative` and 1 without, f is 1 + relu(-cos(h, v)) with `cosine` and 1 without (ICV,
+arXiv:2311.06668), m is 0 or 1 a row. Reductions in fp32, whatever the dtype of h: in half precision the norms of a
+residual stream overflow. Everything is computed once in fp32 and rounded once.
 """
 
 from __future__ import annotations
 
 import torch
 
-from .dispatch import register
+from .dispatch import kernel
 
 EPS = 1e-6
+COSINE_EPS = 1e-8
 
 
+@kernel
 def shift(
-    h: torch.Tensor, v: torch.Tensor, gate: torch.Tensor | None = None, rows: torch.Tensor | None = None
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    keep_norm: bool = False,
+    relative: bool = False,
+    cosine: bool = False,
 ) -> torch.Tensor:
-    """K1 in torch: one addition where nothing is gated or masked."""
-    step = v if gate is None else gate * v
-    y = h + step
-    y = y if y.dtype == h.dtype else y.to(h.dtype)
+    """Move the rows of h along v; gradients for h, v and the gate.
+
+    A row with NaN, or with infinity where a norm is taken, is NaN; the others do not see it, and rows that `rows`
+    leaves out come back bit for bit.
+
+    Args:
+        h: (..., D), floating, any strides.
+        v: broadcasts against h; fp32 (fp64 where h is).
+        gate: (..., 1), broadcasts against h; fp32. A per-layer scalar that is learned is a 0-d gate.
+        rows: bool, broadcasts against h without its last dimension; None moves every row.
+        scale: a number on the whole step.
+        keep_norm: every row keeps the length it had.
+        relative: the step is as many times the row's own length.
+        cosine: up to twice the step where h points away from v.
+
+    Returns:
+        Shape and dtype of h.
+    """
+    if not (keep_norm or relative or cosine):
+        step = v if gate is None else gate * v
+        y = h + (step if scale == 1.0 else scale * step)
+        y = y if y.dtype == h.dtype else y.to(h.dtype)
+    else:
+        y = _by_norms(h, v, gate, scale, keep_norm, relative, cosine)
     return y if rows is None else torch.where(rows.unsqueeze(-1), y, h)
 
 
-def shift_keep_norm(
-    h: torch.Tensor, v: torch.Tensor, gate: torch.Tensor | None = None, rows: torch.Tensor | None = None
+def _by_norms(
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor | None,
+    scale: float,
+    keep_norm: bool,
+    relative: bool,
+    cosine: bool,
 ) -> torch.Tensor:
-    """K2 in torch; norms are taken in fp32, never in half precision, where large activations overflow."""
     wide = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
-    moved = wide + (v if gate is None else gate * v)
-    ratio = wide.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(EPS)
-    y = (moved * ratio).to(h.dtype)
-    return y if rows is None else torch.where(rows.unsqueeze(-1), y, h)
+    strength = gate
+    length = wide.norm(dim=-1, keepdim=True)
+    if relative:
+        strength = length if strength is None else strength * length
+    if cosine:
+        dot = (wide * v).sum(-1, keepdim=True)
+        away = torch.relu(-dot / (length.clamp_min(COSINE_EPS) * v.norm(dim=-1, keepdim=True).clamp_min(COSINE_EPS)))
+        strength = 1 + away if strength is None else strength * (1 + away)
+    step = v if strength is None else strength * v
+    moved = wide + (step if scale == 1.0 else scale * step)
+    if keep_norm:
+        moved = moved * (length / moved.norm(dim=-1, keepdim=True).clamp_min(EPS))
+    return moved.to(h.dtype)
 
 
-register("shift", shift)
-register("shift_keep_norm", shift_keep_norm)
+@kernel
+def shift_(
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    keep_norm: bool = False,
+    relative: bool = False,
+    cosine: bool = False,
+) -> torch.Tensor:
+    """`shift` into h itself, which is returned; arguments as there. For tensors that nothing differentiates."""
+    plain = shift.reference  # type: ignore[attr-defined]
+    return h.copy_(plain(h, v, gate, rows, scale=scale, keep_norm=keep_norm, relative=relative, cosine=cosine))
