@@ -168,6 +168,8 @@ class Step:
     tally: Tally = field(default_factory=Tally)
     _unit: int = 0
     """How many numbers a row has, once there is nothing left to ask but the rows: no gate, no heads, measured."""
+    _index: torch.Tensor | None = None
+    """The chosen heads as a tensor, for an op that picks them itself."""
 
     @property
     def needs_query(self) -> bool:
@@ -191,10 +193,11 @@ class Step:
             return x
         picked = slice(None) if rows is None or isinstance(rows, torch.Tensor) else rows
         mask = rows if isinstance(rows, torch.Tensor) else None
-        index = (..., picked, *([self._heads(), slice(None)] if self.place.has_heads else [slice(None)]))
-        whole = rows is None and self.place.heads is None
-        part = x if whole or (mask is not None and self.place.heads is None) else x[index]
-        reading = Reading()
+        inside = self.place.heads is not None and self._picks_heads
+        heads = slice(None) if inside else self._heads()
+        index = (..., picked, *([heads, slice(None)] if self.place.has_heads else [slice(None)]))
+        part = x if not isinstance(rows, slice) and (inside or self.place.heads is None) else x[index]
+        reading = Reading(heads=self._head_index(x.device) if inside else None)
         if self.needs_frame:
             reading.frame = self.choice.frame(x.shape[0], self._length(x), x.device)
         if self.gate is not None and (self.gate.needs_query or self.gate.needs_lse):
@@ -203,12 +206,27 @@ class Step:
             reading.query = source[index]
             reading.lse = None if lse is None else lse[index[:-1]]
         new = self.apply(part, reading, mask)
-        self._count(part, new, mask)
+        if inside and self._measures():
+            self._count(part[..., self._heads(), :], new[..., self._heads(), :], mask)
+        else:
+            self._count(part, new, mask)
         if part is x:
             return new
         out = x.clone()
         out[index] = new
         return out
+
+    def _measures(self) -> bool:
+        return self.measure == "all" or (self.measure == "first" and self.tally.total is None)
+
+    @property
+    def _picks_heads(self) -> bool:
+        return getattr(self.apply, "picks_heads", False)
+
+    def _head_index(self, device: torch.device) -> torch.Tensor:
+        if self._index is None or self._index.device != device:
+            self._index = torch.tensor(list(self.place.heads or ()), device=device)
+        return self._index
 
     def _rows(self, x: torch.Tensor) -> Rows:
         return self.choice.of(x.shape[0], self._length(x), x.device, self.place)
@@ -235,7 +253,7 @@ class Step:
             unit = x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1)
             tally.rows = tally.rows + x.numel() // max(unit, 1)
         # rows that were added or taken away have not moved
-        if x.shape == y.shape and (self.measure == "all" or (self.measure == "first" and tally.total is None)):
+        if x.shape == y.shape and self._measures():
             tally.measure(x, y, mask)
         if self.measure != "all" and self.place.heads is None and self.gate is None and not self.needs_frame:
             self._unit = max(x.shape[-1] * (x.shape[-2] if self.place.has_heads else 1), 1)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from steer_kernels import best
+from steer_kernels import sigmoid_gate
 
 from ._frame import Frame
 from ._params import Number, Ready, Slot
@@ -24,12 +24,14 @@ class Reading:
         query: (..., H, d), the chosen heads' queries after RoPE; at `head_q`, and at `head_out` where the gate asks.
         lse: (..., H), log-sum-exp of each query's masked scores.
         vector: the op's own vector.
+        heads: int64 (n,), which of the heads move, for an op that picks them itself; None for all that it is given.
         frame: where this forward stands in its sequence, for an op whose `needs_frame` is true.
     """
 
     query: torch.Tensor | None = None
     lse: torch.Tensor | None = None
     vector: torch.Tensor | None = None
+    heads: torch.Tensor | None = None
     frame: Frame | None = None
 
 
@@ -85,13 +87,26 @@ class Sigmoid:
         weight = Ready(lambda: slot.take("gate weight", self.weight, 1), self.weight)
         bias = Ready(lambda: slot.take("gate bias", self.bias, 0), self.bias)
         weight.on(torch.empty(0))
+        return BoundSigmoid(weight, bias, self.layer_norm, self.of_query)
 
-        def gate(x: torch.Tensor, reading: Reading) -> torch.Tensor:
-            source = reading.query if self.of_query else x
-            assert source is not None
-            return best("sigmoid_gate", x.device.type)(source, weight.on(x), bias.on(x), reading.lse, self.layer_norm)
 
-        return gate
+@dataclass(frozen=True, eq=False)
+class BoundSigmoid:
+    """A Sigmoid at one layer; ops whose kernel has the gate inside take its parameters instead of its value."""
+
+    weight: Ready
+    bias: Ready
+    layer_norm: bool
+    of_query: bool
+
+    def on(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight (H or 1, d) and the bias (H or 1,) on x's device."""
+        return self.weight.on(x), self.bias.on(x)
+
+    def __call__(self, x: torch.Tensor, reading: Reading) -> torch.Tensor:
+        source = reading.query if self.of_query else x
+        assert source is not None
+        return sigmoid_gate(source, *self.on(x), reading.lse, self.layer_norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +117,17 @@ class Cosine:
     needs_lse = False
 
     def bind(self, slot: Slot) -> BoundGate:
-        def gate(x: torch.Tensor, reading: Reading) -> torch.Tensor:
-            assert reading.vector is not None
-            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            cosine = torch.nn.functional.cosine_similarity(wide, reading.vector, dim=-1).unsqueeze(-1)
-            return 1 + torch.relu(-cosine)
+        return BoundCosine()
 
-        return gate
+
+class BoundCosine:
+    """A Cosine; `Add`'s kernel has it inside, other ops take its value."""
+
+    def __call__(self, x: torch.Tensor, reading: Reading) -> torch.Tensor:
+        assert reading.vector is not None
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        cosine = torch.nn.functional.cosine_similarity(wide, reading.vector, dim=-1).unsqueeze(-1)
+        return 1 + torch.relu(-cosine)
 
 
 @dataclass(frozen=True, eq=False)

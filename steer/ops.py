@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
-from steer_kernels import best
-
 from ._params import Number, Ready, Slot
 from ._rows import Append, Around, Drop, Write
 from .errors import InterventionError
-from .gates import BoundGate, Reading
+from .gates import BoundCosine, BoundGate, BoundSigmoid, Reading
 from .positions import Positions
 from .positions import all as all_positions
 from .sites import HEAD_SITES, STREAM_SITES, WIDTH_SITES
@@ -82,34 +80,45 @@ class Add:
             wide = torch.promote_types(vector.dtype, torch.float32)
             return scale.to(vector.device, wide).unsqueeze(-1) * vector.to(wide)
 
-        step = Ready(scaled, self.vector, self.scale, kernel="shift_keep_norm" if self.keep_norm else "shift")
+        by_norms = self.keep_norm or self.relative
+        if isinstance(gate, BoundSigmoid) and gate.of_query and not by_norms:
+            return _gated_by_query(Ready(scaled, self.vector, self.scale, kernel="head_shift"), gate, self.vector)
+        step = Ready(scaled, self.vector, self.scale, kernel="shift")
         step.on(self.vector)
         head_site = slot.heads is not None
-        relative = self.relative
+        if gate is None and not by_norms:
 
-        def plain(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
-            if rows is not None and head_site:
-                rows = rows.unsqueeze(-1)
-            v = step.on(x)
-            return step.kernel(x, v, None, rows)
+            def plain(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
+                v = step.on(x)
+                return step.kernel(x, v, None, rows.unsqueeze(-1) if rows is not None and head_site else rows)
 
-        if gate is None and not relative:
             return plain
+        flags = {"keep_norm": self.keep_norm, "relative": self.relative, "cosine": isinstance(gate, BoundCosine)}
+        strength_of = None if isinstance(gate, BoundCosine) else gate
 
         def add(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             v = step.on(x)
             strength = None
-            if gate is not None:
+            if strength_of is not None:
                 reading.vector = v
-                strength = gate(x, reading)
-            if relative:
-                length = x.norm(dim=-1, keepdim=True, dtype=v.dtype)
-                strength = length if strength is None else strength * length
-            if rows is not None and head_site:
-                rows = rows.unsqueeze(-1)
-            return step.kernel(x, v, strength, rows)
+                strength = strength_of(x, reading)
+            return step.kernel(x, v, strength, rows.unsqueeze(-1) if rows is not None and head_site else rows, **flags)
 
         return add
+
+
+def _gated_by_query(step: Ready, gate: BoundSigmoid, vector: torch.Tensor) -> BoundOp:
+    """K3: gate and shift in one operation, which picks the heads itself."""
+    step.on(vector)
+
+    def head_shift(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
+        v, query = step.on(x), reading.query
+        w, b = gate.on(x)
+        layer_norm, heads = gate.layer_norm, reading.heads
+        return step.kernel(x, query, w, b, v, reading.lse, rows, layer_norm=layer_norm, heads=heads)
+
+    head_shift.picks_heads = True  # type: ignore[attr-defined]
+    return head_shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,13 +216,17 @@ class LowRankQuery:
             taken = slot.take(name, value, 2, slot.width)
             return taken.expand(heads, *taken.shape[-2:])
 
-        u_q, u_k = Ready(lambda: full("u_q", self.u_q), self.u_q), Ready(lambda: full("u_k", self.u_k), self.u_k)
+        u_q = Ready(lambda: full("u_q", self.u_q), self.u_q, kernel="query_shift")
+        u_k = Ready(lambda: full("u_k", self.u_k), self.u_k)
         u_q.on(self.u_q), u_k.on(self.u_k)
 
         def low_rank(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
+            first, second = u_q.on(x), u_k.on(x)
+            if isinstance(gate, BoundSigmoid):
+                w, b = gate.on(x)
+                return u_q.kernel(x, first, second, w, b, lse=reading.lse, rows=rows, layer_norm=gate.layer_norm)
             strength = None if gate is None else gate(x, reading)
-            masked = None if rows is None else rows.unsqueeze(-1)
-            return best("query_shift", x.device.type)(x, u_q.on(x), u_k.on(x), strength, masked)
+            return u_q.kernel(x, first, second, gate=strength, rows=rows)
 
         return low_rank
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from steer_kernels.dispatch import adopt
+
 from ._config import config_fields
 from ._plugins import Source, call_alone, manager, sources, warn_broken
 from .errors import FileFormatError, PluginError, SteerError, unknown_name
@@ -150,6 +152,18 @@ def kernels() -> dict[tuple[str, str], Callable[..., Any]]:
     for name, source in sources(manager()).items():
         _ask(name, source, "steer_register_kernels", KernelRegistry(source, found))
     return {key: function for key, (function, _) in found.items()}
+
+
+def use_kernels() -> None:
+    """Hand the kernels that plugins brought to the dispatcher, once for each set of plugins."""
+    global _used
+    present = tuple(name for name, plugin in manager().list_name_plugin() if plugin is not None)
+    if present != _used:
+        adopt(kernels())
+        _used = present
+
+
+_used: tuple[str, ...] = ()
 
 
 def create(name: str, **config: Any) -> Method:

@@ -18,6 +18,7 @@ from ._tracker import Tracker
 from .errors import InterventionError, NeverFiredError, SessionError
 from .intervention import Intervention
 from .model_map import ModelMap
+from .registry import use_kernels
 
 if TYPE_CHECKING:
     from .method import Method
@@ -73,6 +74,7 @@ class Session:
         """
         if self._undo is not None:
             raise SessionError("this session is open already; use steer.attach again for a second one")
+        use_kernels()
         with ExitStack() as undo:
             installed = _installed.enter(self.model)
             undo.callback(_installed.leave, self.model)

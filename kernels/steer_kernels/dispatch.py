@@ -10,13 +10,14 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 ANY = "any"
 CHOICES = ("auto", "torch", "triton")
 _TABLE: dict[tuple[str, str], Callable[..., Any]] = {}
+_ADOPTED: dict[tuple[str, str], Callable[..., Any]] = {}
 _choice = os.environ.get("STEER_KERNELS", "auto")
 if _choice not in CHOICES:
     raise ValueError(f"STEER_KERNELS is one of {', '.join(CHOICES)}; got {_choice!r}")
@@ -28,6 +29,12 @@ def register(name: str, function: Callable[..., Any], device_type: str = ANY) ->
     """Register an implementation of `name`; `device_type` "any" is the torch reference that every device can run."""
     _TABLE[name, device_type] = function
     return function
+
+
+def adopt(found: Mapping[tuple[str, str], Callable[..., Any]]) -> None:
+    """Use these, by operation and device type, before anything else, instead of those that were adopted before."""
+    _ADOPTED.clear()
+    _ADOPTED.update(found)
 
 
 def kernel(reference: F) -> F:
@@ -55,7 +62,7 @@ def best(name: str, device_type: str) -> Callable[..., Any]:
     reference = _TABLE[name, ANY]
     if _choice == "torch":
         return reference
-    own = _TABLE.get((name, device_type))
+    own = _ADOPTED.get((name, device_type)) or _TABLE.get((name, device_type))
     if own is not None:
         return own
     if device_type == "cuda" or _choice == "triton":

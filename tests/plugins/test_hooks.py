@@ -162,6 +162,30 @@ def test_kernels_are_collected_and_two_for_one_op_are_an_error(plugged):
         kernels()
 
 
+def test_a_session_runs_the_kernel_that_a_plugin_brought_while_it_is_there():
+    class Brings:
+        @steer.hookimpl
+        def steer_register_kernels(self, registry):
+            registry.add("shift", "cpu", lambda h, v, *more, **how: h - 3 * v)
+
+    model, _ = steer.zoo.load("tiny-vlm")
+    one = steer.Intervention(steer.sites.resid_out([0]), steer.ops.Add(torch.ones(192)))
+
+    def moved(*items):
+        with steer.attach(model, *items), steer.record(model, steer.sites.resid_out([0])) as states:
+            model(input_ids=torch.ones(1, 4, dtype=torch.long))
+        return states["resid_out", 0]
+
+    plain, before = moved(), moved(one)
+    plugin = Brings()
+    manager().register(plugin, name="throw-away")
+    try:
+        torch.testing.assert_close(moved(one), plain - 3)
+    finally:
+        manager().unregister(plugin)
+    assert torch.equal(moved(one), before)
+
+
 def test_every_hook_has_a_sentence_of_documentation():
     for name in manager().hook.__dict__:
         if name.startswith("steer_"):

@@ -1,0 +1,125 @@
+"""A session runs Triton's kernels where the dispatcher has them, and gives what the torch ones give.
+
+On CUDA the dispatcher picks them by itself; here `prefer` does, and Triton's interpreter runs them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+import steer
+import steer_kernels
+from steer import Intervention, gates, ops, positions, sites
+from steer_kernels import dispatch
+
+from .helpers import HEAD_DIM, HEADS, LAYERS, WIDTH, randn, tiny_llama, tokens
+
+ODD = [1, 3, 6]
+
+
+def gate(heads=HEADS, **more):
+    return gates.Sigmoid(randn(heads, HEAD_DIM, seed=5), randn(heads, seed=6), **more)
+
+
+def cases():
+    """What is attached, by the operation that must run for it."""
+    v, per_head = randn(WIDTH, seed=1), randn(HEADS, HEAD_DIM, seed=2)
+    u_q, u_k = randn(HEADS, HEAD_DIM, 4, seed=3, scale=0.3), randn(HEADS, HEAD_DIM, 4, seed=4, scale=0.3)
+    last = {"positions": positions.generated()}
+    spans = {"positions": positions.span(2, 5)}
+    return {
+        "K1": ("shift", Intervention(sites.resid_out(), ops.Add(v, 0.5))),
+        "K1 somewhere": ("shift", Intervention(sites.resid_in([1], **spans), ops.Add(v))),
+        "K1 at heads": ("shift", Intervention(sites.head_out([0], heads=ODD), ops.Add(per_head[ODD]))),
+        "K2": ("shift", Intervention(sites.mlp_out(), ops.Add(v, 0.5, keep_norm=True))),
+        "ICV": ("shift", Intervention(sites.mlp_out(), ops.Add(v, 0.1, True, True), gates.Cosine())),
+        "K3": ("head_shift", Intervention(sites.head_out(), ops.Add(per_head), gate(minus_lse=True))),
+        "K3 of some heads": (
+            "head_shift",
+            Intervention(sites.head_out([1], heads=ODD, **last), ops.Add(per_head[ODD]), gate(3, layer_norm=True)),
+        ),
+        "K4": ("query_shift", Intervention(sites.head_q(), ops.LowRankQuery(u_q, u_k), gate(layer_norm=True))),
+        "K4 given": ("query_shift", Intervention(sites.head_q([2]), ops.LowRankQuery(u_q, u_k))),
+        "K5": ("key_bias", Intervention(sites.key_bias([0, 1]), ops.KeyBias(1.5, positions.span(1, 4)))),
+    }
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The operations that ran in Triton, as often as they did."""
+    found = dispatch._fused
+    names = []
+
+    def spied(name):
+        function = found(name)
+
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            names.append(name)
+            return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(dispatch, "_fused", spied)
+    return names
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_session_launches_triton_and_agrees_with_torch(name, ran):
+    operation, item = cases()[name]
+    model, ids = tiny_llama(), tokens(2, 7)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    how = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    plain = torch.stack(model.generate(ids, attention_mask=mask, **how).logits)
+    written = {}
+    for choice in ("torch", "triton"):
+        with steer_kernels.prefer(choice), steer.attach(model, item, strict=True):
+            written[choice] = torch.stack(model.generate(ids, attention_mask=mask, **how).logits)
+        assert set(ran) == (set() if choice == "torch" else {operation})
+    assert not torch.allclose(written["torch"], plain, atol=1e-4)
+    torch.testing.assert_close(written["triton"], written["torch"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_the_dispatcher_would_pick_triton_on_cuda(name):
+    operation, _ = cases()[name]
+    assert dispatch.best(operation, "cuda").__module__ == f"steer_kernels.fused.{operation}"
+    assert dispatch.best(operation, "cpu").__module__ == f"steer_kernels.{operation}"
+
+
+def test_what_trains_gets_its_gradient_through_triton(ran):
+    model, ids = tiny_llama(), tokens(2, 5)
+    start = {
+        "v": randn(LAYERS, WIDTH, seed=1),
+        "per_head": randn(LAYERS, HEADS, HEAD_DIM, seed=2),
+        "w": randn(LAYERS, HEADS, HEAD_DIM, seed=3),
+        "b": randn(LAYERS, HEADS, seed=4),
+        "u_q": randn(LAYERS, HEADS, HEAD_DIM, 2, seed=5),
+        "u_k": randn(LAYERS, HEADS, HEAD_DIM, 2, seed=6),
+    }
+    found = {}
+    for choice in ("torch", "triton"):
+        t = {name: value.clone().requires_grad_() for name, value in start.items()}
+        items = [
+            Intervention(sites.resid_out(), ops.Add(t["v"], 0.1, keep_norm=True)),
+            Intervention(
+                sites.head_out(), ops.Add(t["per_head"]), gates.Sigmoid(t["w"], t["b"], minus_lse=True, layer_norm=True)
+            ),
+            Intervention(sites.head_q(), ops.LowRankQuery(t["u_q"], t["u_k"]), gates.Sigmoid(t["w"], t["b"])),
+        ]
+        with steer_kernels.prefer(choice), steer.attach(model, *items):
+            loss = model(input_ids=ids).logits.logsumexp(-1).square().sum()
+        found[choice] = torch.autograd.grad(loss, list(t.values()))
+    assert set(ran) == {"shift", "head_shift", "query_shift"}
+    for name, mine, theirs in zip(start, found["triton"], found["torch"], strict=True):
+        assert float(theirs.abs().max()) > 0, name
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()), msg=name)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match=r"auto, torch, triton.*'cuda'"), steer_kernels.prefer("cuda"):
+        pass
