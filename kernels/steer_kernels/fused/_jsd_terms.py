@@ -1,0 +1,227 @@
+"""What the kernels of `jsd` share: one pair of logits, one slice of a row, one row.
+
+Everything is in bits, because exp2 and log2 are what a GPU has. With x = log2 p, y = log2 q and D = x - y, the larger
+of p and q is `big` = 2^max(x, y), the smaller is `big` u with u = 2^-|D|, and a term of the sum is `big` F(D):
+
+    beta = 1/2     2 F = (1+u) (1 - log2(1+u)) - u |D|                                     (HALF; the 2 is left out)
+    0 < beta < 1     F = -W log2 W - v u |D|, v the weight of the smaller, W = 1 - v (1-u)    (MIXED)
+    beta = 0         F = |D| - (1-u) / ln 2, or (1-u) / ln 2 - u |D| where q is the larger      (END)
+
+F is of second order in D and what it is made of is of first or zeroth order, so near D = 0 it is a polynomial. It is
+never negative, and an error of the normalisers, which is the same at every token, moves a sum only in second order.
+D is taken from the raw logits, whose difference is exact where they are close.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+HALF, MIXED, END = 0, 1, 2
+_HALF, _MIXED = tl.constexpr(HALF), tl.constexpr(MIXED)
+# What |D| is held to: 2^-128 is nothing beside 1, and 0 * inf, a token that one row excludes, is kept out.
+_CAP = tl.constexpr(128.0)
+_LOG2E = tl.constexpr(1.4426950408889634)
+_NOTHING = tl.constexpr(float("-inf"))
+
+
+@triton.jit
+def places(LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr):
+    """(LANES, EACH) offsets: a lane's own are in one thread, so that its running maximum costs no exchange.
+
+    Packed, they are neighbours and come in one load; where rows are not aligned for that, lanes are neighbours.
+    """
+    lane, own = tl.arange(0, LANES)[:, None], tl.arange(0, EACH)[None, :]
+    return lane * EACH + own if PACKED else lane + own * LANES
+
+
+@triton.jit
+def load(row, step, start, offsets, size, MASKED: tl.constexpr):
+    """A tile of a row from column `start`; what lies behind its end is excluded."""
+    at = row + tl.cast(start, tl.int64) * step + offsets.to(tl.int64) * step
+    if MASKED:
+        return tl.load(at, mask=start + offsets < size, other=_NOTHING).to(tl.float32)
+    return tl.load(at).to(tl.float32)
+
+
+@triton.jit
+def gather(x, top, total, scale):
+    """Each lane's running maximum, in bits, and sum of 2^(scale x - maximum), with one more tile."""
+    new = tl.maximum(top, tl.max(x, 1) * scale)
+    base = tl.where(new == _NOTHING, 0.0, new)
+    return new, total * tl.exp2(top - base) + tl.sum(tl.exp2(tl.fma(x, scale, -base[:, None])), 1)
+
+
+@triton.jit
+def merge(top, total):
+    """One (maximum, sum) of many."""
+    high = tl.max(top, 0)
+    base = tl.where(high == _NOTHING, 0.0, high)
+    return high, tl.sum(total * tl.exp2(top - base), 0)
+
+
+@triton.jit
+def scan(
+    first, second, step_a, step_b, begin, end, scale,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """(maximum, sum) in bits of columns begin to end of both rows."""
+    offsets = places(LANES, EACH, PACKED)
+    top_a = tl.full((LANES,), _NOTHING, tl.float32)
+    top_b = top_a
+    sum_a = tl.zeros((LANES,), tl.float32)
+    sum_b = sum_a
+    full = begin + (end - begin) // (LANES * EACH) * (LANES * EACH)
+    for start in range(begin, full, LANES * EACH):
+        top_a, sum_a = gather(load(first, step_a, start, offsets, end, False), top_a, sum_a, scale)
+        top_b, sum_b = gather(load(second, step_b, start, offsets, end, False), top_b, sum_b, scale)
+    if full < end:
+        top_a, sum_a = gather(load(first, step_a, full, offsets, end, True), top_a, sum_a, scale)
+        top_b, sum_b = gather(load(second, step_b, full, offsets, end, True), top_b, sum_b, scale)
+    high_a, total_a = merge(top_a, sum_a)
+    high_b, total_b = merge(top_b, sum_b)
+    return high_a, total_a, high_b, total_b
+
+
+@triton.jit
+def normalisers(high_a, total_a, high_b, total_b):
+    """log2 of both sums of exponentials, and their difference, which is 0 where they are equal.
+
+    The difference is not taken of the two, which are rounded where they are large.
+    """
+    gap = (high_a - high_b) + tl.log2(tl.div_rn(total_a, total_b))
+    return high_a + tl.log2(total_a), high_b + tl.log2(total_b), gap
+
+
+@triton.jit
+def pair(a, b, scale, lse_a, lse_b, gap):
+    """big, u, |D| (held to the cap) and D of pairs of logits."""
+    x, y = tl.fma(a, scale, -lse_a), tl.fma(b, scale, -lse_b)
+    d = tl.fma(a - b, scale, -gap)
+    size = tl.abs(d)
+    # Written so that NaN, a token that both rows exclude, ends at the cap, interpreted or compiled.
+    size = tl.where(size < _CAP, size, _CAP)
+    return tl.exp2(tl.maximum(x, y)), tl.exp2(-size), size, d
+
+
+@triton.jit
+def mixed_ratio(u, size, v):
+    """W and -log2 W, W = 1 - v (1 - u), to relative precision for every weight v in (0, 1)."""
+    near = -0.009542275033 + size * 0.00115543997
+    near = 0.6931471722 + size * (-0.2402256746 + size * (0.05549071982 + size * near))
+    lost = v * tl.where(size < 0.5, size * near, 1.0 - u)
+    z = lost / (2.0 - lost)
+    square = z * z
+    series = 0.5774328505 + square * (0.403451944 + square * 0.4062308721)
+    series = z * (2.885390093 + square * (0.9617917163 + square * series))
+    return 1.0 - lost, tl.where(lost < 0.5, series, -tl.log2(1.0 - lost))
+
+
+@triton.jit
+def log_ratio(u, size, d, beta, MODE: tl.constexpr):
+    """log2(big / m) of pairs; unused at the ends."""
+    if MODE == _HALF:
+        square = size * size
+        near = 0.086643397 + square * (-0.001734485165 + square * (5.546471693e-5 - square * 1.876378405e-6))
+        return tl.where(size < 1.0, 0.5 * size - square * near, 1.0 - tl.log2(1.0 + u))
+    if MODE == _MIXED:
+        _, ratio = mixed_ratio(u, size, tl.where(d >= 0, 1.0 - beta, beta))
+        return ratio
+    return size
+
+
+@triton.jit
+def excess(u, size, d, beta, c2, c3, c4, c5, c6, c7, c8, MODE: tl.constexpr):
+    """F of pairs; `c2` to `c8` are the polynomial in D that belongs to this beta (MIXED)."""
+    if MODE == _HALF:
+        square, both = size * size, 1.0 + u
+        far = both * (1.0 - tl.log2(both)) - size * u
+        near = 0.08664339254 + square * (-0.005203348929 + square * (0.0002769694186 - square * 1.285187612e-5))
+        return tl.where(size < 1.0, both * (square * near), far)
+    t = tl.where(d >= 0, size, -size)
+    if MODE == _MIXED:
+        v = tl.where(d >= 0, 1.0 - beta, beta)
+        left, ratio = mixed_ratio(u, size, v)
+        far = left * ratio - v * u * size
+        near = left * (t * t) * (c2 + t * (c3 + t * (c4 + t * (c5 + t * (c6 + t * (c7 + t * c8))))))
+    else:
+        far = tl.where(d >= 0, tl.abs(d) - (1.0 - u) * _LOG2E, (1.0 - u) * _LOG2E - u * size)
+        near = 0.01387596001 - t * (0.001923620651 - t * (0.0002229420155 - t * 2.206017564e-5))
+        near = tl.where(d >= 0, 1.0, u) * (t * t) * (0.3465735912 - t * (0.08007550239 - t * near))
+    return tl.where(size < 0.5, near, far)
+
+
+@triton.jit
+def add(
+    a, b, total, of_p, of_q, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8,
+    MODE: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
+    """Each lane's sum of the terms with one more tile; with SAVE also sum p log2(p/m) and sum q log2(q/m)."""
+    big, u, size, d = pair(a, b, scale, lse_a, lse_b, gap)
+    term = big * excess(u, size, d, beta, c2, c3, c4, c5, c6, c7, c8, MODE)
+    endless = d == float("inf")
+    if MODE > _MIXED:
+        # The second row excludes what the first allows: infinite, however little p is.
+        term = tl.where(endless, d, term)
+    total += tl.sum(term, 1)
+    if SAVE:
+        ratio, other = log_ratio(u, size, d, beta, MODE), big * u
+        if MODE > _MIXED:
+            of_p += tl.sum(tl.where(endless, d, tl.where(d >= 0, big * tl.abs(d), -other * size)), 1)
+        else:
+            of_p += tl.sum(tl.where(d >= 0, big * ratio, other * (ratio - size)), 1)
+            of_q += tl.sum(tl.where(d >= 0, other * (ratio - size), big * ratio), 1)
+    return total, of_p, of_q
+
+
+@triton.jit
+def sums(
+    first, second, step_a, step_b, begin, end, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, MODE: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
+    """The sums of `add` over columns begin to end."""
+    offsets = places(LANES, EACH, PACKED)
+    total = tl.zeros((LANES,), tl.float32)
+    of_p = total
+    of_q = total
+    full = begin + (end - begin) // (LANES * EACH) * (LANES * EACH)
+    for start in range(begin, full, LANES * EACH):
+        a = load(first, step_a, start, offsets, end, False)
+        b = load(second, step_b, start, offsets, end, False)
+        total, of_p, of_q = add(
+            a, b, total, of_p, of_q, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE
+        )  # fmt: skip
+    if full < end:
+        a = load(first, step_a, full, offsets, end, True)
+        b = load(second, step_b, full, offsets, end, True)
+        total, of_p, of_q = add(
+            a, b, total, of_p, of_q, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE
+        )  # fmt: skip
+    return tl.sum(total, 0), tl.sum(of_p, 0), tl.sum(of_q, 0)
+
+
+@triton.jit
+def finish(
+    out, stats, row, rows, total, of_p, of_q, lse_a, lse_b, gap, unit, bound, SAVE: tl.constexpr
+):  # fmt: skip
+    """Write a row's result, in nats, and what its backward needs."""
+    # Not finite: a logit is NaN or +inf, or every token is excluded.
+    sound = (tl.abs(lse_a) < float("inf")) & (tl.abs(lse_b) < float("inf"))
+    value = total * unit
+    value = tl.where(value > bound, bound, value)
+    tl.store(out + row, tl.where(sound, value, float("nan")))
+    if SAVE:
+        tl.store(stats + row, lse_a)
+        tl.store(stats + rows + row, lse_b)
+        tl.store(stats + 2 * rows + row, gap)
+        tl.store(stats + 3 * rows + row, tl.where(sound, of_p, float("nan")))
+        tl.store(stats + 4 * rows + row, tl.where(sound, of_q, float("nan")))
+
+
+@triton.jit
+def skip(out, stats, row, rows, SAVE: tl.constexpr):
+    """Write an ignored row's."""
+    tl.store(out + row, 0.0)
+    if SAVE:
+        for i in range(5):
+            tl.store(stats + i * rows + row, 0.0)

@@ -1,0 +1,350 @@
+"""`jsd` in Triton: each row's log-sum-exps, then its sum of terms; the formulas are in `_jsd_terms`.
+
+Both sums need every logit and the second needs the first one's result, so a row is read twice. The second time it should
+come from L2 or from registers, never from memory, and there are three ways to see to that:
+
+    row     one program a row. Where enough rows are in flight to fill the machine and still fit L2 together.
+    split   programs (row, slice) in two launches. Where there are few rows, or all of them fit L2.
+    group   programs (row, slice) in one launch, which keep their slice and wait for their row's others between the
+            passes. Anything else; only compiled, since the interpreter runs programs one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+
+from ._jsd_terms import END, HALF, MIXED, add, finish, gather, load, merge, normalisers, places, scan, skip, sums
+from ._op import INTERPRETED, block, by_autograd, direct, runs
+
+LN2 = math.log(2.0)
+
+
+@triton.jit
+def _rows(
+    first, second, labels, out, stats, rows, size, row_a, row_b, step_a, step_b, label_step, ignored,
+    scale, unit, bound, beta, c2, c3, c4, c5, c6, c7, c8,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, MODE: tl.constexpr, SAVE: tl.constexpr,
+    LABELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    if LABELS:
+        if tl.load(labels + row * label_step) == ignored:
+            skip(out, stats, row, rows, SAVE)
+            return
+    first += row * row_a
+    second += row * row_b
+    high_a, total_a, high_b, total_b = scan(first, second, step_a, step_b, 0, size, scale, LANES, EACH, PACKED)
+    lse_a, lse_b, gap = normalisers(high_a, total_a, high_b, total_b)
+    total, of_p, of_q = sums(
+        first, second, step_a, step_b, 0, size, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8,
+        LANES, EACH, PACKED, MODE, SAVE,
+    )  # fmt: skip
+    finish(out, stats, row, rows, total, of_p, of_q, lse_a, lse_b, gap, unit, bound, SAVE)
+
+
+@triton.jit
+def _publish(parts, row, slices, slice, one, two, three, four):
+    """Leave what a slice found where its row's others find it: parts (N, 4, slices)."""
+    at = parts + row * 4 * slices + slice
+    tl.store(at, one)
+    tl.store(at + slices, two)
+    tl.store(at + 2 * slices, three)
+    tl.store(at + 3 * slices, four)
+
+
+@triton.jit
+def _collect(parts, row, slices, SLICES: tl.constexpr):
+    """The normalisers of a row from all of its slices."""
+    i = tl.arange(0, SLICES)
+    at = parts + row * 4 * slices + i
+    real = i < slices
+    # From L2: this core's L1 may hold what was there before.
+    top_a = tl.load(at, mask=real, other=float("-inf"), cache_modifier=".cg")
+    sum_a = tl.load(at + slices, mask=real, other=0.0, cache_modifier=".cg")
+    top_b = tl.load(at + 2 * slices, mask=real, other=float("-inf"), cache_modifier=".cg")
+    sum_b = tl.load(at + 3 * slices, mask=real, other=0.0, cache_modifier=".cg")
+    high_a, total_a = merge(top_a, sum_a)
+    high_b, total_b = merge(top_b, sum_b)
+    return normalisers(high_a, total_a, high_b, total_b)
+
+
+@triton.jit
+def _conclude(
+    out, stats, found, done, row, rows, slices, slice, total, of_p, of_q, lse_a, lse_b, gap, unit, bound,
+    SLICES: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
+    """Leave a slice's sums; the last slice of a row to come adds them, always in the same order, and writes the row."""
+    at = found + row * 3 * slices
+    tl.store(at + slice, total)
+    if SAVE:
+        tl.store(at + slices + slice, of_p)
+        tl.store(at + 2 * slices + slice, of_q)
+    tl.debug_barrier()
+    if tl.atomic_add(done + row, 1, sem="acq_rel") == slices - 1:
+        tl.debug_barrier()
+        i = tl.arange(0, SLICES)
+        real = i < slices
+        total = tl.sum(tl.load(at + i, mask=real, other=0.0, cache_modifier=".cg"), 0)
+        if SAVE:
+            of_p = tl.sum(tl.load(at + slices + i, mask=real, other=0.0, cache_modifier=".cg"), 0)
+            of_q = tl.sum(tl.load(at + 2 * slices + i, mask=real, other=0.0, cache_modifier=".cg"), 0)
+        finish(out, stats, row, rows, total, of_p, of_q, lse_a, lse_b, gap, unit, bound, SAVE)
+
+
+@triton.jit
+def _split_scan(
+    first, second, labels, parts, done, size, row_a, row_b, step_a, step_b, label_step, ignored, scale, slices, span,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr,
+):  # fmt: skip
+    row, slice = (tl.program_id(0) // slices).to(tl.int64), tl.program_id(0) % slices
+    if slice == 0:
+        tl.store(done + row, 0)
+    if LABELS:
+        if tl.load(labels + row * label_step) == ignored:
+            return
+    begin = slice * span
+    high_a, total_a, high_b, total_b = scan(
+        first + row * row_a, second + row * row_b, step_a, step_b, begin, tl.minimum(begin + span, size), scale,
+        LANES, EACH, PACKED,
+    )  # fmt: skip
+    _publish(parts, row, slices, slice, high_a, total_a, high_b, total_b)
+
+
+@triton.jit
+def _split_sums(
+    first, second, labels, out, stats, parts, found, done, rows, size, row_a, row_b, step_a, step_b, label_step,
+    ignored, scale, unit, bound, beta, c2, c3, c4, c5, c6, c7, c8, slices, span,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, MODE: tl.constexpr, SAVE: tl.constexpr,
+    LABELS: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
+    row, slice = (tl.program_id(0) // slices).to(tl.int64), tl.program_id(0) % slices
+    if LABELS:
+        if tl.load(labels + row * label_step) == ignored:
+            if slice == 0:
+                skip(out, stats, row, rows, SAVE)
+            return
+    lse_a, lse_b, gap = _collect(parts, row, slices, SLICES)
+    begin = slice * span
+    total, of_p, of_q = sums(
+        first + row * row_a, second + row * row_b, step_a, step_b, begin, tl.minimum(begin + span, size), scale,
+        lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, LANES, EACH, PACKED, MODE, SAVE,
+    )  # fmt: skip
+    _conclude(
+        out, stats, found, done, row, rows, slices, slice, total, of_p, of_q, lse_a, lse_b, gap, unit, bound,
+        SLICES, SAVE,
+    )  # fmt: skip
+
+
+@triton.jit
+def _group(
+    first, second, labels, out, stats, parts, found, counters, rows, size, row_a, row_b, step_a, step_b, label_step,
+    ignored, scale, unit, bound, beta, c2, c3, c4, c5, c6, c7, c8, slices,
+    LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, MODE: tl.constexpr, SAVE: tl.constexpr,
+    LABELS: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
+    # Programs take rows in the order in which they start, not by their number: whoever waits, waits for programs that
+    # run already, or for one that will be started as soon as any other ends, and the oldest row waits for nobody.
+    ticket = tl.atomic_add(counters + 2 * rows, 1, sem="relaxed")
+    row, slice = (ticket // slices).to(tl.int64), ticket % slices
+    if LABELS:
+        if tl.load(labels + row * label_step) == ignored:
+            if slice == 0:
+                skip(out, stats, row, rows, SAVE)
+            return
+    start = slice * LANES * EACH
+    offsets = places(LANES, EACH, PACKED)
+    a = load(first + row * row_a, step_a, start, offsets, size, True)
+    b = load(second + row * row_b, step_b, start, offsets, size, True)
+    empty = tl.full((LANES,), float("-inf"), tl.float32)
+    zero = tl.zeros((LANES,), tl.float32)
+    top_a, sum_a = gather(a, empty, zero, scale)
+    top_b, sum_b = gather(b, empty, zero, scale)
+    high_a, total_a = merge(top_a, sum_a)
+    high_b, total_b = merge(top_b, sum_b)
+    _publish(parts, row, slices, slice, high_a, total_a, high_b, total_b)
+    tl.debug_barrier()
+    tl.atomic_add(counters + row, 1, sem="release")
+    while tl.atomic_add(counters + row, 0, sem="acquire") < slices:
+        pass
+    tl.debug_barrier()
+    lse_a, lse_b, gap = _collect(parts, row, slices, SLICES)
+    total, of_p, of_q = add(
+        a, b, zero, zero, zero, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE
+    )  # fmt: skip
+    _conclude(
+        out, stats, found, counters + rows, row, rows, slices, slice, tl.sum(total, 0), tl.sum(of_p, 0),
+        tl.sum(of_q, 0), lse_a, lse_b, gap, unit, bound, SLICES, SAVE,
+    )  # fmt: skip
+
+
+class Machine(NamedTuple):
+    """What a plan depends on: how many programs run at a time at the least, and how many bytes L2 keeps."""
+
+    processors: int
+    l2: int
+
+
+def machine(device: torch.device) -> Machine:
+    """The device's; a small one under the interpreter."""
+    if device.type != "cuda":
+        return Machine(3, 1 << 20)
+    found = torch.cuda.get_device_properties(device)
+    return Machine(found.multi_processor_count, found.L2_cache_size)
+
+
+class Settings(NamedTuple):
+    """How one launch is cut: `lanes` x `each` logits a tile, and a row into `slices` of `span` columns."""
+
+    lanes: int
+    each: int
+    warps: int
+    slices: int
+    span: int
+
+
+def choose(rows: int, size: int, element: int, of: Machine) -> str:
+    """The plan for (rows, size) logits of `element` bytes: see the top of this file."""
+    pair = 2 * size * element
+    # Half of L2: the other half is what the next rows bring in.
+    if rows >= of.processors and of.processors * pair <= of.l2 // 2:
+        return "row"
+    if rows * pair <= of.l2 // 2 or INTERPRETED or settings("group", rows, size, element, of).slices > of.processors:
+        return "split"
+    return "group"
+
+
+def settings(plan: str, rows: int, size: int, element: int, of: Machine) -> Settings:
+    """Tiles and slices; a thread loads 16 bytes at a time and a program has 16 pairs a thread in hand."""
+    each = 16 // element
+    warps = 16 if plan == "row" else 8
+    lanes = warps * 32 * (16 // each)
+    if INTERPRETED or size < lanes * each:
+        # Short rows, and the interpreter, whose tests have them: one tile, or a few.
+        warps = 4
+        lanes = block(-(-size // each), 1 if INTERPRETED else 128)
+        if INTERPRETED:
+            lanes = min(lanes, 16)
+    tile = lanes * each
+    tiles = -(-size // tile)
+    if plan == "row":
+        return Settings(lanes, each, warps, 1, size)
+    if plan == "group":
+        return Settings(lanes, each, warps, tiles, tile)
+    wanted = max(1, min(tiles, -(-8 * of.processors // max(1, rows)), 1024))
+    span = -(-tiles // wanted) * tile
+    return Settings(lanes, each, warps, -(-size // span), span)
+
+
+class Weights(NamedTuple):
+    """What beta makes of the sum: which formula, in which units, below which bound."""
+
+    mode: int
+    unit: float
+    bound: float
+    beta: float
+    series: tuple[float, float, float, float, float, float, float]
+
+
+def weights(beta: float) -> Weights:
+    """For 0 <= beta < 1; at 1 the rows change places first.
+
+    The series is sum_n (n-1) k_n (-d)^n / n!, k_n the cumulants of a coin that falls on q with weight 1 - beta.
+    """
+    none = (0.0,) * 7
+    if beta == 0.5:
+        return Weights(HALF, LN2 / 2, LN2, beta, none)
+    if beta == 0.0:
+        return Weights(END, LN2, math.inf, beta, none)
+    other = 1 - beta
+    var, tilt = beta * other, beta - other
+    cumulants = (
+        var,
+        var * tilt,
+        var * (1 - 6 * var),
+        var * tilt * (1 - 12 * var),
+        var * (1 - 30 * var + 120 * var**2),
+        var * tilt * (1 - 60 * var + 360 * var**2),
+        var * (1 - 126 * var + 1680 * var**2 - 5040 * var**3),
+    )
+    series = tuple((n - 1) * k * (-LN2) ** n / math.factorial(n) / LN2 for n, k in enumerate(cumulants, 2))
+    bound = -(beta * math.log(beta) + other * math.log(other))
+    return Weights(MIXED, LN2, bound, beta, series)
+
+
+def packed(first: torch.Tensor, second: torch.Tensor, each: int) -> bool:
+    """Whether every row of both can be read 16 bytes at a time."""
+    return all(
+        x.stride(1) == 1 and x.stride(0) % each == 0 and x.data_ptr() % 16 == 0 and 16 // x.element_size() >= each
+        for x in (first, second)
+    )
+
+
+def launch(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    labels: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    save: bool = False,
+    plan: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The row results (N,) and, with `save`, what the backward needs (5, N): both log2-sum-exps, their difference,
+    sum p log2(p/m) and sum q log2(q/m), in bits. `plan` overrides the choice.
+    """
+    if beta == 1:
+        first, second, beta = second, first, 0.0
+    rows, size = first.shape
+    out = torch.empty(rows, dtype=torch.float32, device=first.device)
+    stats = torch.empty((5, rows if save else 0), dtype=torch.float32, device=first.device)
+    if not rows:
+        return out, stats
+    element = max(first.element_size(), second.element_size())
+    of = machine(first.device)
+    plan = plan or choose(rows, size, element, of)
+    cut, how = settings(plan, rows, size, element, of), weights(beta)
+    tile: dict[str, Any] = {
+        "LANES": cut.lanes,
+        "EACH": cut.each,
+        "PACKED": packed(first, second, cut.each),
+        "LABELS": labels is not None,
+        "num_warps": cut.warps,
+    }
+    strides = first.stride(0), second.stride(0), first.stride(1), second.stride(1)
+    label = first if labels is None else labels, 0 if labels is None else labels.stride(0)
+    scale = 1 / (LN2 * temperature)
+    term = scale, how.unit, how.bound, how.beta, *how.series
+    if plan == "row":
+        _rows[(rows,)](
+            first, second, label[0], out, stats, rows, size, *strides, label[1], ignore_index, *term,
+            MODE=how.mode, SAVE=save, **tile,
+        )  # fmt: skip
+        return out, stats
+    parts = torch.empty((rows, 4, cut.slices), dtype=torch.float32, device=first.device)
+    found = torch.empty((rows, 3, cut.slices), dtype=torch.float32, device=first.device)
+    every = {"MODE": how.mode, "SAVE": save, "SLICES": block(cut.slices), **tile}
+    grid = (rows * cut.slices,)
+    if plan == "split":
+        done = torch.empty(rows, dtype=torch.int32, device=first.device)
+        _split_scan[grid](
+            first, second, label[0], parts, done, size, *strides, label[1], ignore_index, scale,
+            cut.slices, cut.span, **tile,
+        )  # fmt: skip
+        _split_sums[grid](
+            first, second, label[0], out, stats, parts, found, done, rows, size, *strides, label[1], ignore_index,
+            *term, cut.slices, cut.span, **every,
+        )  # fmt: skip
+        return out, stats
+    # For each row, how many slices have been scanned and how many are done; then the next ticket.
+    counters = torch.zeros(2 * rows + 1, dtype=torch.int32, device=first.device)
+    _group[grid](
+        first, second, label[0], out, stats, parts, found, counters, rows, size, *strides, label[1], ignore_index,
+        *term, cut.slices, **every,
+    )  # fmt: skip
+    return out, stats
