@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from steer_kernels import compact
+
 from ..errors import InterventionError
 
 
@@ -109,9 +111,9 @@ def pick(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: to
         return _pick_flat(keys, values, slots, keep, alike)
     if alike and bool((keep == keep[:1]).all()):
         chosen = keep[0, 0].nonzero()[:, 0]
-        return Kept(keys.index_select(2, chosen), values.index_select(2, chosen), slots.index_select(2, chosen))
+        return Kept(*compact(keys, values, chosen), slots.index_select(2, chosen))
     where = keep.nonzero()[:, 2].view(*counts.shape, most)
-    return Kept(_gather(keys, where), _gather(values, where), _slots(slots, where, alike))
+    return Kept(*compact(keys, values, where), _slots(slots, where, alike))
 
 
 def _pick_flat(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: torch.Tensor, alike: bool) -> Kept:
@@ -124,8 +126,7 @@ def _pick_flat(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, ke
     where = (~keep).to(torch.uint8).sort(dim=-1, stable=True).indices[..., :most]
     found = _slots(slots, where, alike)
     return Kept(
-        keys[keep],
-        values[keep],
+        *compact(keys, values, where, valid=valid),
         torch.where(valid[:, : found.shape[1]], found, 0),
         torch.where(valid, first + column, 0),
         valid,
@@ -136,7 +137,3 @@ def _slots(slots: torch.Tensor, where: torch.Tensor, alike: bool) -> torch.Tenso
     """The slots at these columns (B, H_kv, n), for one head where they are all alike."""
     where = where[:, :1] if alike else where
     return slots.expand(*where.shape[:2], -1).gather(2, where)
-
-
-def _gather(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    return x.gather(2, where[..., None].expand(*where.shape, x.shape[-1]))
