@@ -18,6 +18,7 @@ from steer_kernels import dispatch
 from .helpers import HEAD_DIM, HEADS, LAYERS, WIDTH, randn, tiny_llama, tokens
 
 ODD = [1, 3, 6]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def gate(heads=HEADS, **more):
@@ -70,7 +71,7 @@ def ran(monkeypatch):
 @pytest.mark.parametrize("name", cases())
 def test_a_session_launches_triton_and_agrees_with_torch(name, ran):
     operation, item = cases()[name]
-    model, ids = tiny_llama(), tokens(2, 7)
+    model, ids = tiny_llama().to(DEVICE), tokens(2, 7).to(DEVICE)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
     how = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
@@ -92,7 +93,7 @@ def test_the_dispatcher_would_pick_triton_on_cuda(name):
 
 
 def test_what_trains_gets_its_gradient_through_triton(ran):
-    model, ids = tiny_llama(), tokens(2, 5)
+    model, ids = tiny_llama().to(DEVICE), tokens(2, 5).to(DEVICE)
     start = {
         "v": randn(LAYERS, WIDTH, seed=1),
         "per_head": randn(LAYERS, HEADS, HEAD_DIM, seed=2),
@@ -103,7 +104,7 @@ def test_what_trains_gets_its_gradient_through_triton(ran):
     }
     found = {}
     for choice in ("torch", "triton"):
-        t = {name: value.clone().requires_grad_() for name, value in start.items()}
+        t = {name: value.to(DEVICE, copy=True).requires_grad_() for name, value in start.items()}
         items = [
             Intervention(sites.resid_out(), ops.Add(t["v"], 0.1, keep_norm=True)),
             Intervention(
