@@ -12,20 +12,23 @@ import torch
 from .dispatch import register
 
 LAYER_NORM_EPS = 1e-5
+HALF = (torch.float16, torch.bfloat16)
 
 
 def sigmoid_gate(
     q: torch.Tensor,
     w: torch.Tensor,
-    b: torch.Tensor,
+    b: torch.Tensor | None,
     lse: torch.Tensor | None = None,
     layer_norm: bool = False,
 ) -> torch.Tensor:
     """The gate g (..., H, 1) in fp32 (or wider, as q is)."""
-    wide = q.float() if q.dtype in (torch.float16, torch.bfloat16) else q
+    wide = q.float() if q.dtype in HALF else q
     if layer_norm:
         wide = torch.nn.functional.layer_norm(wide, wide.shape[-1:], eps=LAYER_NORM_EPS)
-    score = (wide * w).sum(-1) + b
+    score = (wide * w).sum(-1)
+    if b is not None:
+        score = score + b
     if lse is not None:
         score = score - lse
     return torch.sigmoid(score).unsqueeze(-1)

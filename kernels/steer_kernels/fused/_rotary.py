@@ -1,0 +1,47 @@
+"""RoPE inside the kernels of K4: x = q cos + rotate_half(q) sin on the first columns, in transformers' convention."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ._gate import four
+
+
+@triton.jit
+def load_query(q, cos, sin, at_q, at_c, at_s, columns, stride_q, stride_c, stride_s, kept, turned):
+    """Rows of one head in fp32, rotated on their first `turned` columns where there is a cos.
+
+    The other half of a row is a second load of the same lines, which the first left in the cache.
+    """
+    x = tl.load(q + at_q[:, None] + columns[None, :] * stride_q, mask=kept, other=0.0).to(tl.float32)
+    if cos is not None:
+        half = turned // 2
+        first = columns < half
+        partner = tl.where(first, columns + half, columns - half)
+        inside = kept & (columns < turned)[None, :]
+        other = tl.load(q + at_q[:, None] + partner[None, :] * stride_q, mask=inside, other=0.0).to(tl.float32)
+        other = tl.where(first[None, :], -other, other)
+        c = tl.load(cos + at_c[:, None] + columns[None, :] * stride_c, mask=inside, other=1.0).to(tl.float32)
+        s = tl.load(sin + at_s[:, None] + columns[None, :] * stride_s, mask=inside, other=0.0).to(tl.float32)
+        x = x * c + other * s
+    return x
+
+
+def angle_strides(angle: torch.Tensor | None, shape: torch.Size) -> tuple[torch.Tensor | None, int, int, int]:
+    """See cos or sin as (..., T, rot) with the strides of (B, T, rot), 0 where a batch shares it."""
+    if angle is None:
+        return None, 0, 0, 0
+    view = four(angle.expand(*shape[:-2], angle.shape[-1]).unsqueeze(-2))
+    return view, view.stride(0), view.stride(1), view.stride(3)
+
+
+def turned_back(dx: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The gradient of q from that of RoPE(q), (..., T, H, d) in fp32."""
+    size = cos.shape[-1]
+    part = dx[..., :size]
+    across = part * sin.unsqueeze(-2)
+    first, second = across.chunk(2, -1)
+    part = part * cos.unsqueeze(-2) + torch.cat((second, -first), -1)
+    return part if size == dx.shape[-1] else torch.cat((part, dx[..., size:]), -1)

@@ -1,0 +1,226 @@
+"""K4 in Triton: rotation, gate and low-rank change of the query in one pass.
+
+    y = x + m g sqrt(d / r) (x U_q) U_k^T ,   g = sigmoid(<f(x), w> + b - lse) ,   x = q or RoPE(q)
+
+A program takes one head and a run of rows, a tile at a time: its U_q and U_k are loaded once, q is read once, y written
+once. The rank is padded to 16, which is what tensor cores take. Queries in fp32 are multiplied in fp32, and half ones,
+which tf32 holds exactly, in tf32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from ..query_shift import RANK, check
+from ..query_shift import query_shift as public
+from ._gate import each, four, heads_strides, normed, place, room, rows_strides, sigmoid
+from ._op import block, by_autograd, direct, like, programs, runs
+from ._rotary import angle_strides, load_query
+from .query_shift_backward import launch_backward, precision
+
+REFERENCE = public.reference  # type: ignore[attr-defined]
+
+
+@triton.jit(do_not_specialize=["count", "time", "run"])
+def query_shift_kernel(
+    q, u_q, u_k, w, b, gate, lse, rows, cos, sin, y,
+    factor, count, time, run, n_heads, dim, rank, turned,
+    sq_b, sq_t, sq_h, sq_d, su_h, su_d, su_r, sk_h, sk_d, sk_r, sw_h, sw_d, sb_h, sg_b, sg_t, sg_h,
+    sl_b, sl_t, sl_h, sm_b, sm_t, sc_b, sc_t, sc_d, ss_b, ss_t, ss_d, sy_b, sy_t, sy_h, sy_d,
+    LAYER_NORM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """One head's next `run` rows; heads run fastest, so that neighbours in memory are read at the same time."""
+    program = tl.program_id(0)
+    head = program % n_heads
+    part = program // n_heads
+    far = head.to(tl.int64)
+    columns = tl.arange(0, DIM)
+    ranks = tl.arange(0, RANK)
+    down = tl.load(
+        u_q + far * su_h + columns[:, None] * su_d + ranks[None, :] * su_r,
+        mask=(columns < dim)[:, None] & (ranks < rank)[None, :], other=0.0,
+    ).to(tl.float32)  # fmt: skip
+    up = tl.load(
+        u_k + far * sk_h + columns[None, :] * sk_d + ranks[:, None] * sk_r,
+        mask=(columns < dim)[None, :] & (ranks < rank)[:, None], other=0.0,
+    ).to(tl.float32)  # fmt: skip
+
+    last = tl.minimum(part * run + run, count)
+    for start in range(part * run, last, ROWS):
+        row = start + tl.arange(0, ROWS)
+        live = row < last
+        moved = live
+        if rows is not None:
+            moved = moved & (tl.load(rows + place(row, live, time, sm_b, sm_t), mask=live, other=0) != 0)
+        kept = live[:, None] & (columns < dim)[None, :]
+        at_q = place(row, live, time, sq_b, sq_t) + far * sq_h
+        at_c = place(row, live, time, sc_b, sc_t)
+        at_s = place(row, live, time, ss_b, ss_t)
+        x = load_query(q, cos, sin, at_q, at_c, at_s, columns, sq_d, sc_d, ss_d, kept, turned)
+        strength = tl.full((ROWS,), 1.0, tl.float32) * factor
+        if w is not None:
+            weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
+            f = x
+            if LAYER_NORM:
+                f, _rstd = normed(x, kept, dim)
+            z = tl.sum(f * weight[None, :], 1)
+            if b is not None:
+                z += tl.load(b + far * sb_h).to(tl.float32)
+            if lse is not None:
+                at_l = place(row, live, time, sl_b, sl_t) + far * sl_h
+                z -= tl.load(lse + at_l, mask=moved, other=0.0).to(tl.float32)
+            g, _slope = sigmoid(z)
+            strength *= g
+        if gate is not None:
+            at_g = place(row, live, time, sg_b, sg_t) + far * sg_h
+            strength *= tl.load(gate + at_g, mask=moved, other=0.0).to(tl.float32)
+        low = tl.dot(x, down, input_precision=PRECISION) * strength[:, None]
+        step = tl.dot(low, up, input_precision=PRECISION)
+        x = tl.where(moved[:, None], x + step, x)
+        at_y = place(row, live, time, sy_b, sy_t) + far * sy_h
+        tl.store(y + at_y[:, None] + columns[None, :] * sy_d, x.to(y.dtype.element_ty), mask=kept)
+
+
+def _settings(count: int, dim: int) -> dict[str, int]:
+    """The tile, 16 rows at least for `tl.dot`, and what works on it."""
+    rows = max(16, min(block(count), 4096 // dim))
+    return {"ROWS": rows, "DIM": dim, "RANK": RANK, "num_warps": 4, "num_stages": 1}
+
+
+def launch(
+    q: torch.Tensor,
+    u_q: torch.Tensor,
+    u_k: torch.Tensor,
+    w: torch.Tensor | None,
+    b: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    lse: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    layer_norm: bool,
+) -> torch.Tensor:
+    """K4 by the kernel where it runs, else by the reference."""
+    if not runs(q, u_q, u_k, w, b, gate, lse, cos, sin):
+        return like(q, REFERENCE(q, u_q, u_k, w, b, gate, lse, rows, layer_norm=layer_norm, cos=cos, sin=sin))
+    out = room(q)
+    if not out.numel():
+        return like(q, out)
+    x, y = four(q), four(out)
+    batch, time, n_heads, dim = x.shape
+    count, rank = batch * time, u_q.shape[2]
+    gate_at, *gate_by = heads_strides(gate, q.shape)
+    lse_at, *lse_by = heads_strides(None if lse is None else lse.unsqueeze(-1), q.shape)
+    rows_at, *rows_by = rows_strides(rows, q.shape[:-2])
+    cos_at, *cos_by = angle_strides(cos, q.shape)
+    sin_at, *sin_by = angle_strides(sin, q.shape)
+    settings = _settings(count, block(dim, 16))
+    each_rows = settings["ROWS"]
+    parts = min(triton.cdiv(count, each_rows), max(1, programs(q.device, 8) // n_heads))
+    run = triton.cdiv(triton.cdiv(count, parts), each_rows) * each_rows
+    query_shift_kernel[(n_heads * triton.cdiv(count, run),)](
+        x, u_q, u_k, w, b, gate_at, lse_at, rows_at, cos_at, sin_at, y,
+        math.sqrt(dim / rank), count, time, run, n_heads, dim, rank, 0 if cos is None else cos.shape[-1],
+        *x.stride(), *each(u_q, 3), *each(u_k, 3), *each(w, 2), *each(b, 1), *gate_by, *lse_by, *rows_by,
+        *cos_by, *sin_by, *y.stride(),
+        LAYER_NORM=layer_norm, PRECISION=precision(q), **settings,
+    )  # fmt: skip
+    return like(q, out)
+
+
+SCHEMA = (
+    "(Tensor q, Tensor u_q, Tensor u_k, Tensor? w, Tensor? b, Tensor? gate, Tensor? lse, Tensor? rows, "
+    "Tensor? cos, Tensor? sin, bool layer_norm) -> Tensor"
+)
+operator = torch.library.custom_op("steer::query_shift", launch, mutates_args=(), schema=SCHEMA)
+
+
+@operator.register_fake
+def _(q: torch.Tensor, *_rest: Any) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+def _backward_launch(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    u_q: torch.Tensor,
+    u_k: torch.Tensor,
+    w: torch.Tensor | None,
+    b: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    lse: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    layer_norm: bool,
+    wanted: list[bool],
+) -> list[torch.Tensor]:
+    """The gradients of q, u_q, u_k, w, b, gate and lse; an empty tensor for one that is not wanted."""
+    inputs = (q, u_q, u_k, w, b, gate, lse)
+    if runs(grad, *inputs, cos, sin):
+        found = launch_backward(grad, *inputs, rows, cos, sin, layer_norm, wanted)
+    else:
+
+        def shifted(*given: Any) -> torch.Tensor:
+            return REFERENCE(*given, rows, layer_norm=layer_norm, cos=cos, sin=sin)
+
+        found = by_autograd(shifted, inputs, wanted, grad)
+    return [
+        grad.new_empty(0) if x is None or not want else like(x, x.new_zeros(x.shape) if d is None else d)
+        for x, d, want in zip(inputs, found, wanted, strict=True)
+    ]
+
+
+BACKWARD_SCHEMA = f"(Tensor grad, {SCHEMA[1 : SCHEMA.index(')')]}, bool[] wanted) -> Tensor[]"
+backward_operator = torch.library.custom_op(
+    "steer::query_shift_backward", _backward_launch, mutates_args=(), schema=BACKWARD_SCHEMA
+)
+
+
+@backward_operator.register_fake
+def _(grad: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
+    inputs, wanted = rest[:7], rest[-1]
+    return [
+        grad.new_empty(0) if x is None or not want else torch.empty_like(x)
+        for x, want in zip(inputs, wanted, strict=True)
+    ]
+
+
+def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:10])
+    ctx.layer_norm = inputs[10]
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:7])
+    found = backward_operator(grad, *ctx.saved_tensors, ctx.layer_norm, wanted)
+    return (*(d if want else None for d, want in zip(found, wanted, strict=True)), None, None, None, None)
+
+
+operator.register_autograd(_backward, setup_context=_keep)
+
+
+def query_shift(
+    q: torch.Tensor,
+    u_q: torch.Tensor,
+    u_k: torch.Tensor,
+    w: torch.Tensor | None = None,
+    b: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+    *,
+    layer_norm: bool = False,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`steer_kernels.query_shift` in Triton."""
+    check(q, u_q, u_k, w, b, gate, lse, rows, cos, sin)
+    if direct(q, u_q, u_k, w, b, gate, lse):
+        return launch(q, u_q, u_k, w, b, gate, lse, rows, cos, sin, layer_norm)
+    return operator(q, u_q, u_k, w, b, gate, lse, rows, cos, sin, layer_norm)
