@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 
-from ._jsd_terms import END, HALF, MIXED, add, finish, gather, load, merge, normalisers, places, scan, skip, sums
+from ._jsd_terms import END, FLOOR, HALF, MIXED, add, finish, gather, load, merge, normalisers, places, scan, skip, sums
 from ._op import INTERPRETED, block, by_autograd, direct, runs
 
 LN2 = math.log(2.0)
@@ -65,9 +65,9 @@ def _collect(parts, row, slices, SLICES: tl.constexpr):
     at = parts + row * 4 * slices + i
     real = i < slices
     # From L2: this core's L1 may hold what was there before.
-    top_a = tl.load(at, mask=real, other=float("-inf"), cache_modifier=".cg")
+    top_a = tl.load(at, mask=real, other=FLOOR, cache_modifier=".cg")
     sum_a = tl.load(at + slices, mask=real, other=0.0, cache_modifier=".cg")
-    top_b = tl.load(at + 2 * slices, mask=real, other=float("-inf"), cache_modifier=".cg")
+    top_b = tl.load(at + 2 * slices, mask=real, other=FLOOR, cache_modifier=".cg")
     sum_b = tl.load(at + 3 * slices, mask=real, other=0.0, cache_modifier=".cg")
     high_a, total_a = merge(top_a, sum_a)
     high_b, total_b = merge(top_b, sum_b)
@@ -159,9 +159,13 @@ def _group(
             return
     start = slice * LANES * EACH
     offsets = places(LANES, EACH, PACKED)
-    a = load(first + row * row_a, step_a, start, offsets, size, True)
-    b = load(second + row * row_b, step_b, start, offsets, size, True)
-    empty = tl.full((LANES,), float("-inf"), tl.float32)
+    if start + LANES * EACH <= size:
+        a = load(first + row * row_a, step_a, start, offsets, size, False)
+        b = load(second + row * row_b, step_b, start, offsets, size, False)
+    else:
+        a = load(first + row * row_a, step_a, start, offsets, size, True)
+        b = load(second + row * row_b, step_b, start, offsets, size, True)
+    empty = tl.full((LANES,), FLOOR, tl.float32)
     zero = tl.zeros((LANES,), tl.float32)
     top_a, sum_a = gather(a, empty, zero, scale)
     top_b, sum_b = gather(b, empty, zero, scale)
