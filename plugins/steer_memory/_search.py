@@ -148,7 +148,7 @@ class _Chooser:
         return max(1, int(self._marked(layer, self._limits.always).sum()))
 
     def __call__(self, layer: int, number: int) -> torch.Tensor:
-        """Keep the best `number`: bool (1, H_kv, n)."""
+        """Keep the best `number`, of two alike the earlier one: bool (1, H_kv, n)."""
         ranked = self._ranked[layer].clone()
         if not self._method.per_head:
             ranked = ranked.mean(0, keepdim=True).expand_as(ranked).clone()
@@ -163,11 +163,9 @@ class _Chooser:
                 among = ranked.masked_fill(~answers, -math.inf).topk(safe, dim=-1).indices
                 ranked.scatter_(1, among, ranked.gather(1, among) + 100.0)
         ranked[:, always] = math.inf
-        # a stable sort: of two alike the earlier one is kept
-        chosen = ranked.sort(dim=-1, descending=True, stable=True).indices[:, :number]
+        part = best("js_select", ranked.device.type)(ranked, count=number)
         kept = self.whole.kept(layer)
         keep = (~self.fresh[layer]).expand(kept.heads, -1).clone()
-        part = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, chosen, True)
         keep[:, self.fresh[layer]] = part
         return keep[None]
 

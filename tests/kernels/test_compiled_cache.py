@@ -28,3 +28,18 @@ def test_compact():
         jobs.append(listed("compact", "merge_kernel", pointers, constants))
     for made in compiles(*jobs):
         assert made["local"] == 0, made
+
+
+def test_js_select():
+    jobs = []
+    for kind, budget, one, size, warps in (
+        ("fp32", True, True, 16384, 16),
+        ("fp32", False, True, 1024, 4),
+        ("bf16", False, False, 8192, 16),
+        ("fp32", True, False, 8192, 16),
+    ):
+        pointers = {"scores": f"*{kind}", "always": "*u8", "out": "*u8", "rho": "fp32", "rest": "fp32"}
+        constants = {"s2": 1, "a2": 1, "BUDGET": budget, "HAS_ALWAYS": True, "ONE": one, "BLOCK": size}
+        jobs.append(listed("js_select", "select_kernel", pointers, constants, warps))
+    for made in compiles(*jobs):
+        assert made["local"] == 0, made
