@@ -8,11 +8,14 @@ dz w is dx = dz rstd (w - mean(w) - f mean(w f)).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
 from ..gate import LAYER_NORM_EPS
+from ._op import like
 
 EPS = tl.constexpr(LAYER_NORM_EPS)
 
@@ -92,3 +95,24 @@ def summed(partial: torch.Tensor | None, x: torch.Tensor | None) -> torch.Tensor
     total = partial.sum(0)
     total = total if x.shape[0] == total.shape[0] else total.sum(0, keepdim=True)
     return total.to(x.dtype)
+
+
+def given(
+    grad: torch.Tensor,
+    inputs: Sequence[torch.Tensor | None],
+    found: Sequence[torch.Tensor | None],
+    wanted: Sequence[bool],
+) -> list[torch.Tensor]:
+    """Gradients as an operator returns them: laid out as the inputs, zero where none was found, empty if not wanted."""
+    return [
+        grad.new_empty(0) if x is None or not want else like(x, x.new_zeros(x.shape) if d is None else d)
+        for x, d, want in zip(inputs, found, wanted, strict=True)
+    ]
+
+
+def promised(grad: torch.Tensor, inputs: Sequence[torch.Tensor | None], wanted: Sequence[bool]) -> list[torch.Tensor]:
+    """What `given` returns, without numbers."""
+    return [
+        grad.new_empty(0) if x is None or not want else torch.empty_like(x)
+        for x, want in zip(inputs, wanted, strict=True)
+    ]

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from ..head_shift import check
 from ..head_shift import head_shift as public
-from ._gate import each, four, heads_strides, normed, place, room, rows_strides, sigmoid
+from ._gate import each, four, given, heads_strides, normed, place, promised, room, rows_strides, sigmoid
 from ._op import block, by_autograd, direct, like, runs
 from .head_shift_backward import launch_backward
 
@@ -148,18 +148,8 @@ def _backward_launch(
 ) -> list[torch.Tensor]:
     """The gradients of q, w, b, v and lse; an empty tensor for one that is not wanted."""
     inputs = (q, w, b, v, lse)
-    if runs(grad, *inputs):
-        found = launch_backward(grad, *inputs, rows, heads, scale, layer_norm, wanted)
-    else:
-
-        def shifted(q: Any, w: Any, b: Any, v: Any, lse: Any) -> torch.Tensor:
-            return REFERENCE(grad, q, w, b, v, lse, rows, scale=scale, layer_norm=layer_norm, heads=heads)
-
-        found = by_autograd(shifted, inputs, wanted, grad)
-    return [
-        grad.new_empty(0) if x is None or not want else like(x, x.new_zeros(x.shape) if d is None else d)
-        for x, d, want in zip(inputs, found, wanted, strict=True)
-    ]
+    found = launch_backward(grad, *inputs, rows, heads, scale, layer_norm, wanted)
+    return given(grad, inputs, found, wanted)
 
 
 BACKWARD_SCHEMA = (
@@ -173,11 +163,7 @@ backward_operator = torch.library.custom_op(
 
 @backward_operator.register_fake
 def _(grad: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
-    inputs, wanted = rest[:5], rest[-1]
-    return [
-        grad.new_empty(0) if x is None or not want else torch.empty_like(x)
-        for x, want in zip(inputs, wanted, strict=True)
-    ]
+    return promised(grad, rest[:5], rest[-1])
 
 
 def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -187,10 +173,18 @@ def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """The gradients; y moves with o one to one, so o's is the output's own."""
+    inputs, (rows, heads) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    scale, layer_norm = ctx.options
     wanted = list(ctx.needs_input_grad[1:6])
     found: list[torch.Tensor | None] = [None] * 5
-    if any(wanted):
-        found = backward_operator(grad, *ctx.saved_tensors, *ctx.options, wanted)
+    if runs(grad, *inputs) and any(wanted):
+        found = backward_operator(grad, *inputs, rows, heads, scale, layer_norm, wanted)
+    elif any(wanted):
+
+        def shifted(*changing: Any) -> torch.Tensor:
+            return REFERENCE(grad, *changing, rows, scale=scale, layer_norm=layer_norm, heads=heads)
+
+        found = by_autograd(shifted, inputs, wanted, grad)
     of_rest = (d if want else None for d, want in zip(found, wanted, strict=True))
     return (grad if ctx.needs_input_grad[0] else None, *of_rest, None, None, None, None)
 

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from ..query_shift import RANK, check
 from ..query_shift import query_shift as public
-from ._gate import each, four, heads_strides, normed, place, room, rows_strides, sigmoid
+from ._gate import each, four, given, heads_strides, normed, place, promised, room, rows_strides, sigmoid
 from ._op import block, by_autograd, direct, like, programs, runs
 from ._rotary import angle_strides, load_query
 from .query_shift_backward import launch_backward, precision
@@ -162,18 +162,8 @@ def _backward_launch(
 ) -> list[torch.Tensor]:
     """The gradients of q, u_q, u_k, w, b, gate and lse; an empty tensor for one that is not wanted."""
     inputs = (q, u_q, u_k, w, b, gate, lse)
-    if runs(grad, *inputs, cos, sin):
-        found = launch_backward(grad, *inputs, rows, cos, sin, layer_norm, wanted)
-    else:
-
-        def shifted(*given: Any) -> torch.Tensor:
-            return REFERENCE(*given, rows, layer_norm=layer_norm, cos=cos, sin=sin)
-
-        found = by_autograd(shifted, inputs, wanted, grad)
-    return [
-        grad.new_empty(0) if x is None or not want else like(x, x.new_zeros(x.shape) if d is None else d)
-        for x, d, want in zip(inputs, found, wanted, strict=True)
-    ]
+    found = launch_backward(grad, *inputs, rows, cos, sin, layer_norm, wanted)
+    return given(grad, inputs, found, wanted)
 
 
 BACKWARD_SCHEMA = f"(Tensor grad, {SCHEMA[1 : SCHEMA.index(')')]}, bool[] wanted) -> Tensor[]"
@@ -184,11 +174,7 @@ backward_operator = torch.library.custom_op(
 
 @backward_operator.register_fake
 def _(grad: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
-    inputs, wanted = rest[:7], rest[-1]
-    return [
-        grad.new_empty(0) if x is None or not want else torch.empty_like(x)
-        for x, want in zip(inputs, wanted, strict=True)
-    ]
+    return promised(grad, rest[:7], rest[-1])
 
 
 def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -197,8 +183,16 @@ def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    inputs, (rows, cos, sin) = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
     wanted = list(ctx.needs_input_grad[:7])
-    found = backward_operator(grad, *ctx.saved_tensors, ctx.layer_norm, wanted)
+    if runs(grad, *inputs, cos, sin):
+        found = backward_operator(grad, *inputs, rows, cos, sin, ctx.layer_norm, wanted)
+    else:
+
+        def shifted(*changing: Any) -> torch.Tensor:
+            return REFERENCE(*changing, rows, layer_norm=ctx.layer_norm, cos=cos, sin=sin)
+
+        found = by_autograd(shifted, inputs, wanted, grad)
     return (*(d if want else None for d, want in zip(found, wanted, strict=True)), None, None, None, None)
 
 
