@@ -16,8 +16,10 @@ import torch
 
 from .dispatch import kernel
 
-# Elements of one chunk's attention, of which two are alive: 16 MiB in fp32, as much as stays in a last-level cache.
-CHUNK = 1 << 22
+# Scores of one chunk, of which there are two copies: 8 MiB each in fp32, as much as stays in a last-level cache.
+CHUNK = 1 << 21
+# But so many rows at least: with fewer, a matrix product waits for the keys.
+LEAST = 32
 
 
 @kernel
@@ -78,9 +80,9 @@ def token_scores(
         mask = mask.expand(batch, query.shape[1], window, keys).unflatten(1, (kv_heads, groups)).transpose(2, 3)
     label = _labels(key, key_slots, real, since)
     seer = (query.new_zeros(1, dtype=torch.int64) if query_slots is None else query_slots).expand(batch, window)
-    most = max(groups * keys, min(total.numel() * window * groups, CHUNK))
-    space = torch.empty(2, most, dtype=wide, device=key.device)
-    for b, h, parts in _chunks(batch, kv_heads, window, groups * keys):
+    chunks = list(_chunks(batch, kv_heads, window, groups, keys))
+    space = torch.empty(2, max(_size(*chunk) for chunk in chunks) * groups * keys, dtype=wide, device=key.device)
+    for b, h, parts in chunks:
         # One conversion for all chunks that read these keys.
         turned = key[b, h].to(wide).flatten(0, 1).mT
         for w in parts:
@@ -143,18 +145,22 @@ def _labels(
     return label.expand(key.shape[:3])
 
 
-def _chunks(batch: int, kv_heads: int, window: int, each: int) -> Iterator[tuple[slice, slice, list[slice]]]:
-    """Batch rows, KV heads and, for them, parts of the window, so that each part makes CHUNK scores at most.
-
-    `each` is how many scores one query makes for one KV head: the least that a part can have.
-    """
+def _chunks(
+    batch: int, kv_heads: int, window: int, groups: int, keys: int
+) -> Iterator[tuple[slice, slice, list[slice]]]:
+    """Batch rows, KV heads and, for them, parts of the window, so that each part makes about CHUNK scores at most."""
+    each = groups * keys
     heads = min(kv_heads, max(1, CHUNK // (window * each)))
     rows = max(1, CHUNK // (kv_heads * window * each)) if heads == kv_heads else 1
-    step = min(window, max(1, CHUNK // each))
+    step = max(-(-LEAST // groups), CHUNK // each)
     parts = [slice(w, min(w + step, window)) for w in range(0, window, step)]
     for b in range(0, batch, rows):
         for h in range(0, kv_heads, heads):
-            yield slice(b, b + rows), slice(h, h + heads), parts
+            yield slice(b, min(b + rows, batch)), slice(h, min(h + heads, kv_heads)), parts
+
+
+def _size(b: slice, h: slice, parts: list[slice]) -> int:
+    return (b.stop - b.start) * (h.stop - h.start) * (parts[0].stop - parts[0].start)
 
 
 def _columns(

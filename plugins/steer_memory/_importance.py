@@ -38,13 +38,17 @@ class Observer:
         return [steer.Intervention(sites.cache(sorted(self._memory.places)), ops.Keep(self._look), name="importance")]
 
     def _look(self, seen: Seen) -> None:
-        visible = seen.visible()
-        if not self._before:
-            visible = visible & (seen.slots[:, :, None] >= self._since).repeat_interleave(
-                seen.query.shape[1] // seen.slots.shape[1] if seen.slots.shape[1] > 1 else 1, dim=1
-            )
         score = best("token_scores", seen.query.device.type)
-        mass = score(seen.query, seen.key, seen.scaling, visible, rows=self._rows)
+        mass = score(
+            seen.query,
+            seen.key,
+            seen.scaling,
+            rows=self._rows,
+            query_slots=seen.query_slots,
+            key_slots=seen.slots,
+            real=seen.real,
+            since=None if self._before else self._since,
+        )
         self.scores[seen.layer] = mass[..., : self._memory.kept(seen.layer).width].sum(0)
 
 

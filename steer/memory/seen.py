@@ -65,17 +65,30 @@ class Seen:
     def visible(self, last: int | None = None) -> torch.Tensor:
         """Which keys each of the last queries sees, bool (B, 1 or H, W, S): real ones up to itself."""
         slots = self.query_slots if last is None else self.query_slots[-last:]
-        return self._sees(slots)
+        # keys that stand at the same slots in all heads are seen alike by all
+        real = self.real[:, :1] if self.slots.shape[1] == 1 else self.real
+        seen = (self.slots[:, :, None] <= slots[:, None]) & real[:, :, None]
+        alike = seen.shape[1] == 1
+        return seen if alike else seen.repeat_interleave(self.query.shape[1] // seen.shape[1], dim=1)
 
     def mass(self, last: int | None = None, reduce: str = "sum") -> torch.Tensor:
         """The attention that the last queries (all: None) give to each key, fp32 (B, H_kv, S), over a group's heads.
 
-        No (H, W, S) matrix of attention is kept. Queries that are padding do not count: the last are the last real ones
-        of each row.
+        Nothing of size (W, S) is made, neither attention nor a mask. Queries that are padding do not count: the last
+        are the last real ones of each row.
         """
         query, slots, real = self._latest(self.query.shape[2] if last is None else last)
         score = best("token_scores", query.device.type)
-        made: torch.Tensor = score(query, self.key, self.scaling, self._sees(slots), reduce=reduce, rows=real)
+        made: torch.Tensor = score(
+            query,
+            self.key,
+            self.scaling,
+            rows=real,
+            reduce=reduce,
+            query_slots=slots,
+            key_slots=self.slots,
+            real=self.real,
+        )
         return made
 
     def _latest(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -87,13 +100,6 @@ class Seen:
         rows = torch.where(self.query_real, place, place - place.numel()).topk(count, dim=-1).indices.flip(-1)
         where = rows[:, None, :, None].expand(-1, self.query.shape[1], -1, self.query.shape[3])
         return self.query.gather(2, where), self.query_slots[rows], self.query_real.gather(1, rows)
-
-    def _sees(self, slots: torch.Tensor) -> torch.Tensor:
-        # keys that stand at the same slots in all heads are seen alike by all
-        real = self.real[:, :1] if self.slots.shape[1] == 1 else self.real
-        seen = (self.slots[:, :, None] <= slots.view(-1, 1, slots.shape[-1], 1)) & real[:, :, None]
-        alike = seen.shape[1] == 1
-        return seen if alike else seen.repeat_interleave(self.query.shape[1] // seen.shape[1], dim=1)
 
     def image(self) -> torch.Tensor:
         """Which keys are image tokens, bool (B, H_kv, S).

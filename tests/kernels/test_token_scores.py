@@ -140,6 +140,7 @@ def test_chunks_agree_with_the_whole(monkeypatch, reduce):
     softmax = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, *a, **k: sizes.append(x.shape[2] // 3) or softmax(x, *a, **k))
     monkeypatch.setattr(sys.modules["steer_kernels.token_scores"], "CHUNK", 2 * 3 * 11)
+    monkeypatch.setattr(sys.modules["steer_kernels.token_scores"], "LEAST", 1)
     got = token_scores.reference(query, key, 0.3, causal(7, 11), reduce=reduce)
     assert torch.allclose(got, whole, atol=1e-6)
     assert sizes == 4 * [2, 2, 2, 1]  # once for each batch row and KV head
