@@ -42,8 +42,8 @@ class Row:
     direction: str
     sizes: str
     dtype: str
-    device: str
-    implementation: str
+    device: str = ""
+    implementation: str = ""
     large: bool = False
     gated: bool = False
     ms: float | None = None

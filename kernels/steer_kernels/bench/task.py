@@ -53,7 +53,9 @@ class Task:
         floor: bytes that must be moved: every input read once, every result written once.
         learn: the inputs that want gradients, by place; empty: forward only.
         reads: what is written is small beside what is read, so reading is measured too.
-        large: the row counts for the targets, and torch.compile is raced on it.
+        large: the row counts for the targets.
+        early: a target looks at it though it is not large; run with those that are.
+        compiled: torch.compile is raced on it, which takes seconds.
         gated: the row counts for the targets of gated operations.
         decode: one token: the host's time a call, and a replayed graph's, are measured instead.
         rivals: by name.
@@ -71,6 +73,8 @@ class Task:
     learn: tuple[int, ...] = ()
     reads: bool = False
     large: bool = False
+    early: bool = False
+    compiled: bool = False
     gated: bool = False
     decode: bool = False
     rivals: Mapping[str, Rival] = field(default_factory=dict)

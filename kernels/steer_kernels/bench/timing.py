@@ -104,21 +104,20 @@ class _Batch:
             results[i % kept] = call(*inputs[i % sets])
 
 
-def host(call: Call, given: tuple[Any, ...], rounds: int, calls: int = 200) -> list[float]:
+def host(variants: Mapping[str, Call], given: tuple[Any, ...], rounds: int, calls: int = 200) -> dict[str, list[float]]:
     """Seconds that the host takes for a call at which the device has next to nothing to do, a number a round."""
     cuda = given[0].is_cuda
-    found = []
+    found: dict[str, list[float]] = {name: [] for name in variants}
     with quiet():
         for _ in range(rounds + 1):
-            if cuda:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(calls):
-                call(*given)
-            found.append((time.perf_counter() - start) / calls)
-            if cuda:
-                torch.cuda.synchronize()
-    return found[1:]
+            for name, call in variants.items():
+                if cuda:
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                for _ in range(calls):
+                    call(*given)
+                found[name].append((time.perf_counter() - start) / calls)
+    return {name: seconds[1:] for name, seconds in found.items()}
 
 
 def graph(call: Call, given: tuple[Any, ...], calls: int = 32) -> Callable[[], None]:
@@ -133,7 +132,7 @@ def graph(call: Call, given: tuple[Any, ...], calls: int = 32) -> Callable[[], N
     with torch.cuda.graph(captured):
         for _ in range(calls):
             call(*given)
-    return captured.replay  # type: ignore[no-any-return]
+    return captured.replay
 
 
 @contextmanager

@@ -12,4 +12,4 @@ KERNELS = ("shift", "head_shift", "query_shift", "key_bias", "jsd", "token_score
 def tasks(scale: str) -> list[Task]:
     """Every row of a scale, those that the targets are about first: a run that is cut short has them."""
     every = [task for module in (shift, heads, jsd, scores, cache) for task in module.tasks(scale)]
-    return sorted(every, key=lambda task: not (task.large or task.decode))
+    return sorted(every, key=lambda task: not (task.large or task.early or task.decode))

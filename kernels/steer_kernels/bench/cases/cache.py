@@ -66,6 +66,7 @@ def _compact(form: str, kv: int, d: int, d_v: int, length: int, dtype: torch.dty
         eager.compact_ragged if ragged else eager.compact,
         kept if ragged else 2 * kept,
         large=large,
+        compiled=large and dtype is BF16 and form == "per head",
         tolerance=0.0,
     )
 
@@ -89,4 +90,5 @@ def _bias(heads: int, kv: int, d: int, t: int, large: bool) -> Task:
         lambda q, k, v, a, b: eager.key_bias(q, k, v, a, b, scaling, EXTRA),
         rows * (2 * d + EXTRA) * 2 + 4 * (heads + kv) * t * RANK,
         large=large,
+        compiled=large,
     )

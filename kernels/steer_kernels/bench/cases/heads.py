@@ -16,7 +16,7 @@ RANK = 8
 # (H, d, T); H d is the hidden size: 2048, 4096, 8192
 SIZES = {
     "quick": [(2, 32, 16)],
-    "cpu": [(32, 128, 32), (32, 128, 1024), (32, 128, 4096), (16, 128, 4096), (64, 128, 1024)],
+    "cpu": [(32, 128, 32), (32, 128, 1024), (16, 128, 1024), (64, 128, 1024), (32, 64, 1024)],
     "cuda": [
         (32, 128, 32),
         (32, 128, 1024),
@@ -27,7 +27,7 @@ SIZES = {
         (32, 64, 32768),
     ],
 }
-LARGE = {"quick": (2, 32, 16), "cpu": (32, 128, 4096), "cuda": (32, 128, 32768)}
+LARGE = {"quick": (2, 32, 16), "cpu": (32, 128, 1024), "cuda": (32, 128, 32768)}
 LEARNED = {"quick": [(2, 32, 16)], "cpu": [(32, 128, 1024)], "cuda": [(32, 128, 1024), (32, 128, 32768)]}
 HEAD_FORMS, QUERY_FORMS = ("minus lse", "LayerNorm gate"), ("gate", "gate RoPE")
 
@@ -78,6 +78,7 @@ def _head(
         (6 * one + 2 * small) if backward else 3 * one + small,
         learn=(0, 1, 2, 3, 4) if backward else (),
         large=large,
+        compiled=large and dtype is BF16,
         gated=large,
         decode=decode,
     )
@@ -120,6 +121,7 @@ def _query(
         (5 * one + 2 * small) if backward else 2 * one + small,
         learn=(0, 1, 2, 3, 4) if backward else (),
         large=large,
+        compiled=large and dtype is BF16,
         gated=large,
         decode=decode,
     )
