@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from steer_kernels import key_bias
+
 from ._flex import is_block_mask, with_prefix
 from .errors import InterventionError
 
@@ -71,23 +73,24 @@ def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> in
         return 0
     scaling = call.scaling
     call.kwargs["scaling"] = scaling
-    batch, heads, length, width = call.query.shape
+    width = call.query.shape[-1]
     extra = len(factors)
     if call.query.is_cuda:
         extra = -(-(width + extra) // 8) * 8 - width
-    left = torch.cat([a.expand(batch, heads, length, 1) for a, _ in factors], dim=-1) / scaling
-    right = torch.cat([_per_key(b, call.key).expand(batch, -1, call.key.shape[2], 1) for _, b in factors], dim=-1)
-    spare = extra - len(factors)
-    call.query = torch.cat([call.query, pad(left, (0, spare)).to(call.query.dtype)], dim=-1)
-    call.key = torch.cat([call.key, pad(right, (0, spare)).to(call.key.dtype)], dim=-1)
-    call.value = pad(call.value, (0, extra))
+    left = _beside([a for a, _ in factors], call.query)
+    right = _beside([_per_key(b, call.key) for _, b in factors], call.key)
+    call.query, call.key, call.value = key_bias(call.query, call.key, call.value, left, right, scaling, extra)
     return extra
+
+
+def _beside(factors: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Factors (B or 1, H or 1, T or 1, 1) of the rows of x as columns of one tensor; a single one need not be wide."""
+    return factors[0] if len(factors) == 1 else torch.cat([f.expand(*x.shape[:3], 1) for f in factors], dim=-1)
 
 
 def _per_key(b: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """A key's factor is one for all query heads of its group."""
-    heads = key.shape[1]
-    return b.expand(-1, heads, -1, -1) if b.shape[1] == 1 else b[:, :: b.shape[1] // heads]
+    return b if b.shape[1] == 1 else b[:, :: b.shape[1] // key.shape[1]]
 
 
 def add_prefix(call: Call, keys: torch.Tensor, values: torch.Tensor) -> None:

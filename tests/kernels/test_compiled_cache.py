@@ -43,3 +43,15 @@ def test_js_select():
         jobs.append(listed("js_select", "select_kernel", pointers, constants, warps))
     for made in compiles(*jobs):
         assert made["local"] == 0, made
+
+
+def test_key_bias():
+    jobs = []
+    for kind, unit in (("bf16", 8), ("fp32", 8), ("fp16", 1)):
+        pointers = dict.fromkeys(("query", "key", "value", "new_query", "new_key", "new_value"), f"*{kind}")
+        pointers |= {"a": "*fp32", "b": "*fp32", "scaling": "fp32"}
+        constants = {"q3": 1, "k3": 1, "v3": 1, "UNIT": unit, "VALUE_UNIT": unit}
+        constants |= {"BLOCK_R": 32, "BLOCK_D": 64, "BLOCK_V": 128, "BLOCK_E": 8}
+        jobs.append(listed("key_bias", "key_bias_kernel", pointers, constants))
+    for made in compiles(*jobs):
+        assert made["local"] == 0, made
