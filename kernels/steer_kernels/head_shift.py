@@ -16,7 +16,8 @@ from torch.compiler import is_compiling
 from .dispatch import kernel
 from .gate import sigmoid_gate
 
-# How many numbers are worked on at a time, so that what is made in between stays in the cache.
+# How many numbers are worked on at a time where there are more than four times as many: what is made in between then
+# stays in the cache.
 CHUNK = 1 << 18
 
 
@@ -67,7 +68,7 @@ def head_shift(
         lse = lse if lse is None else torch.where(rows[..., None], lse, 0)
     if scale != 1.0:
         v = v * scale
-    if wanted or o.numel() <= CHUNK or is_compiling():
+    if wanted or o.numel() <= 4 * CHUNK or is_compiling():
         return _shifted(o, q, w, b, v, lse, rows, layer_norm, heads)
     out = torch.empty_like(o)
     rows = None if rows is None else rows.expand(o.shape[:-2])
@@ -96,7 +97,7 @@ def _shifted(
     if heads is not None:
         x, q = o.index_select(-2, heads), q.index_select(-2, heads)
         lse = None if lse is None else lse.index_select(-1, heads)
-    y = x + sigmoid_gate(q, w, b, lse, layer_norm) * v
+    y = torch.addcmul(x, sigmoid_gate(q, w, b, lse, layer_norm), v)
     y = y if y.dtype == o.dtype else y.to(o.dtype)
     if rows is not None:
         y = torch.where(rows[..., None, None], y, x)
@@ -136,11 +137,12 @@ def check(
                 f"head_shift: heads is int64 (n,), indices of heads; got {heads.dtype} {tuple(heads.shape)}"
             )
         count = heads.shape[0]
-    for name, given, last in (("w", w, q.shape[-1:]), ("b", b, ()), ("v", v, o.shape[-1:])):
-        if given.shape != (count, *last) and given.shape != (1, *last):
+    for name, given, last in (("w", w, q.shape[-1:]), ("b", b, q.shape[:0]), ("v", v, o.shape[-1:])):
+        shape = given.shape
+        if not shape or shape[0] not in (1, count) or shape[1:] != last:
             raise ValueError(
                 f"head_shift: {name} is {(count, *last)}, one for each head that moves, or {(1, *last)}; "
-                f"got {tuple(given.shape)}"
+                f"got {tuple(shape)}"
             )
     if lse is not None and lse.shape != o.shape[:-1]:
         raise ValueError(f"head_shift: lse is (..., T, H), here {tuple(o.shape[:-1])}; got {tuple(lse.shape)}")

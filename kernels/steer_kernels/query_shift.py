@@ -63,7 +63,7 @@ def query_shift(
     """
     check(q, u_q, u_k, w, b, gate, lse, rows, cos, sin)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, u_q, u_k, w, b, gate, lse))
-    if wanted or q.numel() <= CHUNK or is_compiling():
+    if wanted or q.numel() <= 4 * CHUNK or is_compiling():
         return _shifted(q, u_q, u_k, w, b, gate, lse, rows, layer_norm, cos, sin)
     out = torch.empty_like(q)
     gate = None if gate is None else gate.expand(*q.shape[:-1], 1)

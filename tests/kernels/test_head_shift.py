@@ -63,7 +63,7 @@ def problems(draw):
 
 
 @BOTH
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=min(EXAMPLES, 40))  # nearly every one compiles its own kernels on a GPU
 @given(problem=problems())
 def test_forward_and_backward(way, problem):
     tensors, rows, flags = problem
@@ -187,7 +187,7 @@ def test_pieces_agree_with_the_whole(monkeypatch):
     o, q, w, b, v, lse = plain(time=13)
     rows = torch.rand(1, 13, device=DEVICE) > 0.3
     whole = steer_kernels.head_shift.reference(o, q, w, b, v, lse, rows)
-    monkeypatch.setattr(sys.modules["steer_kernels.head_shift"], "CHUNK", 150)
+    monkeypatch.setattr(sys.modules["steer_kernels.head_shift"], "CHUNK", 37)
     assert torch.equal(steer_kernels.head_shift.reference(o, q, w, b, v, lse, rows), whole)
 
 

@@ -24,6 +24,8 @@ from ._rotary import angle_strides, load_query
 from .query_shift_backward import launch_backward, precision
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
+# Tiles of wider heads do not fit beside U_q and U_k.
+WIDEST = 256
 
 
 @triton.jit(do_not_specialize=["count", "time", "run"])
@@ -106,7 +108,7 @@ def launch(
     layer_norm: bool,
 ) -> torch.Tensor:
     """K4 by the kernel where it runs, else by the reference."""
-    if not runs(q, u_q, u_k, w, b, gate, lse, cos, sin):
+    if q.shape[-1] > WIDEST or not runs(q, u_q, u_k, w, b, gate, lse, cos, sin):
         return like(q, REFERENCE(q, u_q, u_k, w, b, gate, lse, rows, layer_norm=layer_norm, cos=cos, sin=sin))
     out = room(q)
     if not out.numel():
@@ -184,8 +186,9 @@ def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     inputs, (rows, cos, sin) = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    q = inputs[0]
     wanted = list(ctx.needs_input_grad[:7])
-    if runs(grad, *inputs, cos, sin):
+    if q.shape[-1] <= WIDEST and runs(grad, *inputs, cos, sin):
         found = backward_operator(grad, *inputs, rows, cos, sin, ctx.layer_norm, wanted)
     else:
 
