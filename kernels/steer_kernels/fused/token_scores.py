@@ -23,6 +23,7 @@ import triton.language as tl
 from ..token_scores import checked
 from ..token_scores import token_scores as public
 from ._op import HALF, INTERPRETED, block, direct, programs, runs
+from ._seen import key_labels, log2, query_labels, scores
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 SCHEMA = (
@@ -30,83 +31,18 @@ SCHEMA = (
     "Tensor? key_slots, Tensor? real, int? since) -> Tensor"
 )
 MAX_WIDTH = 256
-NEVER: tl.constexpr = tl.constexpr(2**31 - 1)
-NOTHING: tl.constexpr = tl.constexpr(-(2**31))
+# Up to so many queries, nearly all keys come before all of them, and a branch would keep loads from running ahead.
+FEW = 1024
 
 
-@triton.jit
-def _narrow(slots):
-    """int64 slots as int32, in order, without the two labels that mean something else."""
-    return tl.minimum(tl.maximum(slots, -(2**31 - 1)), 2**31 - 2).to(tl.int32)
-
-
-@triton.jit
-def _key_labels(
-    slots, real, at, keys, since, slot_step, real_step, HAS_SLOTS: tl.constexpr, HAS_REAL: tl.constexpr,
-    HAS_SINCE: tl.constexpr,
-):  # fmt: skip
-    """One label a key: the least label of the queries that see it."""
-    inside = at < keys
-    label = tl.where(inside, 0, NEVER)
-    if HAS_SLOTS:
-        slot = tl.load(slots + at.to(tl.int64) * slot_step, mask=inside, other=0)
-        label = tl.where(inside, _narrow(slot), NEVER)
-        if HAS_SINCE:
-            label = tl.where(slot >= since, label, NEVER)
-    if HAS_REAL:
-        label = tl.where(tl.load(real + at.to(tl.int64) * real_step, mask=inside, other=0) != 0, label, NEVER)
-    return label
-
-
-@triton.jit
-def _query_labels(
-    slots, rows, w, live, slot_step, row_step, HAS_SLOTS: tl.constexpr, HAS_ROWS: tl.constexpr
-):  # fmt: skip
-    label = tl.where(live, 0, NOTHING)
-    if HAS_SLOTS:
-        label = tl.where(live, _narrow(tl.load(slots + w * slot_step, mask=live, other=0)), NOTHING)
-    if HAS_ROWS:
-        label = tl.where(tl.load(rows + w * row_step, mask=live, other=0) != 0, label, NOTHING)
-    return label
-
-
-@triton.jit
-def _scores(
-    q, k, seen, mask, mask_w, mask_s, at, keys, live, floor, inverse, MASK: tl.constexpr, NEGATIVE: tl.constexpr,
-    WIDEN: tl.constexpr,
-):  # fmt: skip
-    """Raw scores (rows, keys) and which count, from q (rows, d), k (d, keys) and each row's place in the mask."""
-    if WIDEN:
-        x = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee")
-    else:
-        x = tl.dot(q, k, out_dtype=tl.float32)
-    if NEGATIVE:
-        x = -x
-    if MASK != "none":
-        where = mask + mask_w[:, None] + at[None, :].to(tl.int64) * mask_s
-        said = tl.load(where, mask=live[:, None] & (at < keys)[None, :], other=0)
-        if MASK == "bool":
-            seen = seen & (said != 0)
-        else:
-            said = said.to(tl.float32)
-            seen = seen & (said > floor)
-            x = x + said * inverse
-    return x, seen
-
-
-@triton.jit
-def _log2(z):
-    """Infinite for a row whose sum is 0: it sees nothing, and gives nothing."""
-    return tl.where(z == 0, float("inf"), tl.log2(tl.where(z == 0, 1.0, z)))
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["window", "keys", "since"])
 def stats_kernel(
     query, key, mask, rows, query_slots, key_slots, real, high, low,
     kv_heads, groups, window, keys, each, since, c, inverse, floor,
     qb, qh, qw, qd, kb, kh, ks, kd, mb, mh, mw, ms, rb, rw, sb, sw, tb, th, ts, eb, eh, es,
     WIDTH: tl.constexpr, MASK: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_REAL: tl.constexpr,
     HAS_SINCE: tl.constexpr, NEGATIVE: tl.constexpr, WIDEN: tl.constexpr, LAST: tl.constexpr,
+    SKIP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Maximum m and sum z of a block of rows over `each` keys; with LAST, over all keys, what `mass_kernel` reads."""
@@ -116,7 +52,7 @@ def stats_kernel(
     w, h = (row // groups).to(tl.int64), head * groups + row % groups
     d = tl.arange(0, BLOCK_D)
     wide = d < WIDTH
-    seer = _query_labels(query_slots + batch * sb, rows + batch * rb, w, live, sw, rw, HAS_SLOTS, HAS_ROWS)
+    seer = query_labels(query_slots + batch * sb, rows + batch * rb, w, live, sw, rw, HAS_SLOTS, HAS_ROWS)
     latest = tl.max(seer)
     from_q = query + batch * qb + (h * qh + w * qw)[:, None] + d[None, :] * qd
     q = tl.load(from_q, mask=live[:, None] & wide[None, :], other=0.0)
@@ -127,14 +63,15 @@ def stats_kernel(
     first = tl.program_id(1) * each
     for start in range(first, min(first + each, keys), BLOCK_N):
         at = start + tl.arange(0, BLOCK_N)
-        label = _key_labels(
+        label = key_labels(
             key_slots + batch * tb + head * th, real + batch * eb + head * eh, at, keys, since, ts, es,
             HAS_SLOTS, HAS_REAL, HAS_SINCE,
         )  # fmt: skip
-        if tl.min(label) <= latest:
+        useful = (tl.min(label) <= latest) if SKIP else True
+        if useful:
             k = tl.load(from_k + at[None, :].to(tl.int64) * ks, mask=wide[:, None] & (at < keys)[None, :], other=0.0)
             seen = label[None, :] <= seer[:, None]
-            x, seen = _scores(
+            x, seen = scores(
                 q, k, seen, mask, mask_w, ms, at, keys, live, floor, inverse, MASK, NEGATIVE, WIDEN
             )  # fmt: skip
             x = tl.where(seen, x, float("-inf"))
@@ -144,7 +81,7 @@ def stats_kernel(
             m = new
     if LAST:
         m = tl.where(m == float("-inf"), 0.0, m)
-        z = _log2(z)
+        z = log2(z)
     to = (tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * (window * groups) + row
     tl.store(high + to, m, mask=live)
     tl.store(low + to, z, mask=live)
@@ -167,10 +104,10 @@ def joined_kernel(
     most = tl.where(most == float("-inf"), 0.0, most)
     whole = tl.sum(z * tl.exp2((m - most[None, :]) * c), 0)
     tl.store(high + base * total + row, most, mask=live)
-    tl.store(low + base * total + row, _log2(whole), mask=live)
+    tl.store(low + base * total + row, log2(whole), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "keys", "since"])
 def mass_kernel(
     query, key, mask, rows, query_slots, key_slots, real, high, low, out,
     kv_heads, groups, window, keys, since, c, inverse, floor,
@@ -184,13 +121,13 @@ def mass_kernel(
     d = tl.arange(0, BLOCK_D)
     wide = d < WIDTH
     at = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    label = _key_labels(
+    from_k = key + batch * kb + head * kh + d[:, None] * kd + at[None, :].to(tl.int64) * ks
+    k = tl.load(from_k, mask=wide[:, None] & (at < keys)[None, :], other=0.0)
+    label = key_labels(
         key_slots + batch * tb + head * th, real + batch * eb + head * eh, at, keys, since, ts, es,
         HAS_SLOTS, HAS_REAL, HAS_SINCE,
     )  # fmt: skip
     earliest = tl.min(label)
-    from_k = key + batch * kb + head * kh + d[:, None] * kd + at[None, :].to(tl.int64) * ks
-    k = tl.load(from_k, mask=wide[:, None] & (at < keys)[None, :], other=0.0)
     total = window * groups
     stats = tl.program_id(1).to(tl.int64) * total
     sums = tl.full((BLOCK_M, BLOCK_N), float("-inf") if REDUCE == "max" else 0.0, tl.float32)
@@ -203,14 +140,14 @@ def mass_kernel(
         z = tl.load(low + stats + row, mask=live, other=float("inf"))
         counts = z != float("inf")
         pairs += tl.where(counts, 1.0, 0.0)
-        seer = _query_labels(query_slots + batch * sb, rows + batch * rb, w, counts, sw, rw, HAS_SLOTS, False)
+        seer = query_labels(query_slots + batch * sb, rows + batch * rb, w, counts, sw, rw, HAS_SLOTS, False)
         if earliest <= tl.max(seer):
             m = tl.load(high + stats + row, mask=live, other=0.0)
             from_q = query + batch * qb + (h * qh + w * qw)[:, None] + d[None, :] * qd
             q = tl.load(from_q, mask=live[:, None] & wide[None, :], other=0.0)
             mask_w = batch * mb + h * mh + w * mw
             seen = label[None, :] <= seer[:, None]
-            x, seen = _scores(
+            x, seen = scores(
                 q, k, seen, mask, mask_w, ms, at, keys, live, floor, inverse, MASK, NEGATIVE, WIDEN
             )  # fmt: skip
             power = tl.where(seen, (x - m[:, None]) * c - z[:, None], float("-inf"))
@@ -231,18 +168,16 @@ def mass_kernel(
     tl.store(out + tl.program_id(1).to(tl.int64) * keys + at, made, mask=at < keys)
 
 
-def _settings(rows: int, width: int, dtype: torch.dtype) -> dict[str, int]:
-    """The same tile in both kernels, so that both compute the same bits."""
+def _settings(rows: int, width: int, dtype: torch.dtype, masked: bool) -> dict[str, int]:
+    """The same tile in both kernels, so that both compute the same bits; small enough to spill no register."""
     wide = block(width, 16)
+    stages = 3 if wide <= 128 else 2
     if dtype not in HALF:  # plain multiply-adds: both operands and the result live in registers
-        return {
-            "BLOCK_M": min(block(rows, 16), 32),
-            "BLOCK_N": 64 if wide <= 128 else 32,
-            "BLOCK_D": wide,
-            "num_warps": 4,
-        }
-    tall = min(block(rows, 16), 64)
-    return {"BLOCK_M": tall, "BLOCK_N": 128 if tall * wide <= 8192 else 64, "BLOCK_D": wide, "num_warps": 4}
+        tall, tile, warps = min(block(rows, 16), 16 if masked else 32), 32, 8
+    else:
+        tall = min(block(rows, 16), 64)
+        tile, warps = 64 if masked or tall == 64 else 128, 8 if masked else 4
+    return {"BLOCK_M": tall, "BLOCK_N": tile, "BLOCK_D": wide, "num_warps": warps, "num_stages": stages}
 
 
 def _shares(device: torch.device, others: int, keys: int, tile: int) -> int:
@@ -265,7 +200,7 @@ def launch(
     """Two launches, or three; the reference where Triton does not apply."""
     fits = runs(query, key) and query.shape[-1] <= MAX_WIDTH and scaling != 0 and math.isfinite(scaling)
     if not fits or (mask is not None and mask.dtype == torch.float64):
-        return REFERENCE(  # type: ignore[no-any-return]
+        return REFERENCE(
             query, key, scaling, mask, rows=rows, reduce=reduce,
             query_slots=query_slots, key_slots=key_slots, real=real, since=since,
         )  # fmt: skip
@@ -276,7 +211,7 @@ def launch(
         return torch.zeros(batch, kv_heads, keys, dtype=torch.float32, device=query.device)
     made = torch.empty(batch, kv_heads, keys, dtype=torch.float32, device=query.device)
     same = query.dtype == key.dtype
-    settings = _settings(total, width, query.dtype if same else torch.float32)
+    settings = _settings(total, width, query.dtype if same else torch.float32, mask is not None)
     blocks = triton.cdiv(total, settings["BLOCK_M"])
     shares = _shares(query.device, blocks * batch * kv_heads, keys, settings["BLOCK_N"])
     each = settings["BLOCK_N"] * triton.cdiv(triton.cdiv(keys, shares), settings["BLOCK_N"])
@@ -303,8 +238,9 @@ def launch(
     }  # fmt: skip
     sizes = (kv_heads, groups, window, keys)
     high, low = (torch.empty(batch * kv_heads, shares, total, device=query.device) for _ in range(2))
+    skip = key_slots is not None and window > FEW
     stats_kernel[blocks, shares, batch * kv_heads](
-        query, key, *tensors, high, low, *sizes, each, *numbers, *steps, LAST=shares == 1, **flags
+        query, key, *tensors, high, low, *sizes, each, *numbers, *steps, LAST=shares == 1, SKIP=skip, **flags
     )
     if shares > 1:
         highs, lows = high, low
@@ -345,4 +281,4 @@ def token_scores(
 ) -> torch.Tensor:
     """`steer_kernels.token_scores`."""
     call = launch if direct(query, key, mask) else operator
-    return call(query, key, scaling, mask, rows, reduce, query_slots, key_slots, real, since)  # type: ignore[no-any-return]
+    return call(query, key, scaling, mask, rows, reduce, query_slots, key_slots, real, since)
