@@ -46,9 +46,10 @@ def how(about: dict[str, Any]) -> list[str]:
     points = [
         "Every variant first gives its result on the same inputs. One that differs from ours by more than its dtype "
         "can hold is an error and has no time.",
-        f"Then come {about['rounds']} rounds. In each, ours, plain torch, torch.compile (large rows only, "
-        "`dynamic=False`), others' kernels, the copy and the sum that only reads have a turn, in random order. Ratios "
-        "are taken within a round; figures are medians over rounds, and the record has the quartiles.",
+        f"Then come {about['rounds']} rounds, or fewer where a call is slow, but 3. In each, ours, plain torch, "
+        "torch.compile (one size for each use, `dynamic=False`), others' kernels, the copy and the sum that only "
+        "reads have a turn, in random order. Ratios are taken within a round; figures are medians over rounds, and "
+        "the record has the quartiles.",
         f"A time is {clock}.",
         "Calls take turns among equal sets of inputs, as many as hold four times the last cache "
         f"({about['cache_mb']:g} MB) and at most 32; results are kept till a batch ends. Small sizes stay in the cache "

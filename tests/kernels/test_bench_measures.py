@@ -16,7 +16,7 @@ from steer_kernels.bench.machine import machine, slug
 from steer_kernels.bench.peak import peak
 from steer_kernels.bench.rows import Row, from_json, write_json
 from steer_kernels.bench.table import plain
-from steer_kernels.bench.timing import Spread, times
+from steer_kernels.bench.timing import Spread, host, times
 from steer_kernels.bench.variants import bandwidth, sets
 
 CPU = torch.device("cpu")
@@ -48,6 +48,81 @@ def test_every_variant_has_a_turn_in_every_round_in_another_order(monkeypatch):
     rounds = [rounds[i : i + 3] for i in range(0, 18, 3)]
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len(set(rounds)) > 1
+
+
+class Queue:
+    """A host and a device that works off what the host queues, on clocks that stand still in between."""
+
+    def __init__(self):
+        self.host = self.device = 0.0
+
+    def queue(self, work: float) -> None:
+        self.device = max(self.device, self.host) + work
+
+    def wait(self) -> None:
+        self.host = max(self.host, self.device)
+
+    def install(self, monkeypatch) -> None:
+        queue = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                queue.queue(0.0)
+                self.at = queue.device
+
+            def synchronize(self):
+                queue.wait()
+
+            def elapsed_time(self, end):
+                return 1e3 * (end.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", self.wait)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.queue(cycles / 2e9))
+        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: self.host))
+
+
+def test_on_a_gpu_the_time_is_the_devices_whatever_the_host_takes_to_launch(monkeypatch):
+    queue = Queue()
+    queue.install(monkeypatch)
+
+    def takes(host, device):
+        def call(x):
+            queue.host += host
+            queue.queue(device)
+
+        return call
+
+    variants = {"launch bound": takes(5e-5, 1e-5), "device bound": takes(5e-6, 4e-4), "long": takes(1e-5, 0.02)}
+    found = times(variants, [(SimpleNamespace(is_cuda=True),)], rounds=3, batch=0.003, seed=0)
+    for name, device in (("launch bound", 1e-5), ("device bound", 4e-4), ("long", 0.02)):
+        assert found[name] == pytest.approx([device] * 3)
+
+
+def test_the_host_is_timed_while_the_device_lags_behind(monkeypatch):
+    queue = Queue()
+    queue.install(monkeypatch)
+
+    def call(x):
+        queue.host += 5e-6
+        queue.queue(1e-5)
+
+    found = host({"a": call}, (SimpleNamespace(is_cuda=True),), rounds=3, calls=10)
+    assert found["a"] == pytest.approx([5e-6] * 3)
+
+
+def test_what_is_slow_has_fewer_rounds_but_three(monkeypatch):
+    now = [0.0]
+
+    def call(x):
+        now[0] += 1.0
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    given = {"variants": {"a": call, "b": call}, "inputs": [(torch.zeros(1),)], "rounds": 9, "batch": 0.01}
+    assert [len(times(**given, most=most)["b"]) for most in (1e-3, 9.0, 1e9)] == [3, 4, 9]
 
 
 def test_median_and_quartiles():

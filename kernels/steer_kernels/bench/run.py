@@ -24,6 +24,7 @@ from .variants import COPY, EAGER, OURS, READ, agreeing, bandwidth, brief, sets
 # Seconds of a variant's calls in a round, and rounds, by scale.
 BATCH = {"quick": 0.002, "cpu": 0.04, "cuda": 0.003}
 ROUNDS = {"quick": 3, "cpu": 7, "cuda": 15}
+MOST = {"quick": 1.0, "cpu": 10.0, "cuda": 3.0}  # seconds of all rounds; slow rows have fewer of them
 
 
 def run(options: Options, say: Callable[[str], None] | None = None) -> tuple[dict[str, Any], list[Row]]:
@@ -114,7 +115,8 @@ def _measure(task: Task, function: Call, row: Row, options: Options) -> Iterator
         return
     turns = sets(given, task.floor, options)
     against = bandwidth(task, len(turns), options.on)
-    seconds = times({**variants, **against}, turns, _rounds(options), BATCH[options.scale], options.seed)
+    most = MOST[options.scale] if options.rounds is None else float("inf")
+    seconds = times({**variants, **against}, turns, _rounds(options), BATCH[options.scale], options.seed, most)
     _fill(row, task, seconds)
     yield row
 

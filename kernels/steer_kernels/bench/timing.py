@@ -22,6 +22,8 @@ from .task import Call
 MOST = 20  # calls in a batch: with more, the queue of launches may fill up and stall the host
 CYCLES = 2.0e9  # a GPU's clock, roughly; only the length of the pause depends on it
 LONGEST_PAUSE = 0.03
+FEWEST = 3
+SLOW = 0.3  # seconds of a call that need no second one to be known
 
 
 class Spread(NamedTuple):
@@ -41,7 +43,12 @@ class Spread(NamedTuple):
 
 
 def times(
-    variants: Mapping[str, Call], inputs: Sequence[tuple[Any, ...]], rounds: int, batch: float, seed: int = 0
+    variants: Mapping[str, Call],
+    inputs: Sequence[tuple[Any, ...]],
+    rounds: int,
+    batch: float,
+    seed: int = 0,
+    most: float = float("inf"),
 ) -> dict[str, list[float]]:
     """Seconds a call of every variant, one number a round; the numbers of a round belong together.
 
@@ -51,11 +58,14 @@ def times(
         rounds: how often every variant is timed.
         batch: seconds that a variant's calls in a round should take together.
         seed: of the orders.
+        most: seconds after which there are fewer rounds, down to FEWEST.
     """
     cuda = inputs[0][0].is_cuda
     batches = {name: _Batch(call, inputs, batch, cuda) for name, call in variants.items()}
     found: dict[str, list[float]] = {name: [] for name in variants}
     order, shuffle = list(variants), random.Random(seed)
+    whole = sum(one.seconds for one in batches.values())
+    rounds = int(min(rounds, max(FEWEST, most / whole))) if whole else rounds
     with quiet():
         for _ in range(rounds):
             shuffle.shuffle(order)
@@ -69,15 +79,17 @@ class _Batch:
 
     def __init__(self, call: Call, inputs: Sequence[tuple[Any, ...]], seconds: float, cuda: bool) -> None:
         self._call, self._inputs, self._cuda = call, inputs, cuda
-        self._count, self._pause = 2, 0
+        self._count, self._pause = 1, 0
         self._host = 0.0
-        self.time()
         one = self.time()
+        if one < SLOW:
+            one = self.time()
         self._count = max(1, min(MOST, round(seconds / max(one, 1e-9))))
         if cuda:
             # Behind the first calls, which compile and load, the host's time to queue a batch is known.
             self.time()
             self._pause = int(CYCLES * min(LONGEST_PAUSE, 1.5 * self._host + 2e-5))
+        self.seconds = self._count * one
 
     def time(self) -> float:
         """Seconds a call. Results are kept until the batch ends: their memory is not that of the last call either."""
