@@ -39,8 +39,9 @@ def _keyed(scores, always, start, n, s2, a2, sinks, recent,
            HAS_ALWAYS: tl.constexpr, BUDGET: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """A block's integers; the least of all where there is no token. With a budget, infinite scores are protected."""
     x, safe, at = _loaded(scores, always, start, n, s2, a2, sinks, recent, HAS_ALWAYS, BLOCK)
-    bits = (x + 0.0).to(tl.int32, bitcast=True)
-    key = tl.where(bits < 0, bits ^ TOP, bits)
+    bits = x.to(tl.int32, bitcast=True)
+    # minus zero is zero
+    key = tl.where(bits == -TOP - 1, 0, tl.where(bits < 0, bits ^ TOP, bits))
     if BUDGET:
         safe = safe | (key == INFINITE)
     key = tl.where(safe, TOP, key)
