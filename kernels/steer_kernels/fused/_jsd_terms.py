@@ -143,7 +143,7 @@ def log_ratio(u, size, d, beta, MODE: tl.constexpr):
     """log2(big / m) of pairs; |D| at the ends, where it is not asked."""
     if MODE == _HALF:
         square = size * size
-        near = 0.5 * size - square * (0.0866433378 + square * (-0.001733425229 + square * 5.264568724e-5))
+        near = 0.5 * size - square * (0.0866433966 + square * (-0.001734433168 + square * 5.480506896e-5))
         far = 0.3454293366 + u * (-0.2380419836 + u * (0.1331469274 + u * (-0.04943336839 + u * 0.008665699308)))
         far = 0.9999999436 + u * (-1.442685851 + u * (0.7210957682 + u * (-0.4781764415 + u * far)))
         return tl.where(size < 0.5, near, far)
@@ -178,7 +178,10 @@ def add(
     a, b, total, of_p, of_q, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8,
     MODE: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
-    """Each lane's sum of the terms with one more tile; with SAVE also sum p log2(p/m) and sum q log2(q/m)."""
+    """Each lane's sum of the terms with one more tile; with SAVE also sum p log2(p/m) and sum q log2(q/m).
+
+    At the ends these are sum p D and sum (q - p), which is 0 but for the error of the normalisers.
+    """
     big, u, size, d = pair(a, b, scale, lse_a, lse_b, gap)
     term = big * excess(u, size, d, beta, c2, c3, c4, c5, c6, c7, c8, MODE)
     endless = d == float("inf")
@@ -190,6 +193,7 @@ def add(
         ratio, other = log_ratio(u, size, d, beta, MODE), big * u
         if MODE > _MIXED:
             of_p += tl.sum(tl.where(endless, d, tl.where(d >= 0, big * tl.abs(d), -other * size)), 1)
+            of_q += tl.sum(tl.where(d >= 0, -big, big) * lost(u, size), 1)
         else:
             of_p += tl.sum(tl.where(d >= 0, big * ratio, other * (ratio - size)), 1)
             of_q += tl.sum(tl.where(d >= 0, other * (ratio - size), big * ratio), 1)

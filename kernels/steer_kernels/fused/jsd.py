@@ -1,7 +1,7 @@
 """`jsd` in Triton: each row's log-sum-exps, then its sum of terms; the formulas are in `_jsd_terms`.
 
-Both sums need every logit and the second needs the first one's result, so a row is read twice. The second time it should
-come from L2 or from registers, never from memory, and there are three ways to see to that:
+Both sums need every logit and the second needs the first one's result, so a row is read twice. The second time it
+should come from L2 or from registers, never from memory, and there are three ways to see to that:
 
     row     one program a row. Where enough rows are in flight to fill the machine and still fit L2 together.
     split   programs (row, slice) in two launches. Where there are few rows, or all of them fit L2.
@@ -18,9 +18,11 @@ import torch
 import triton
 import triton.language as tl
 
-
+from ..jsd import check
+from ..jsd import jsd as _jsd
 from ._jsd_terms import END, FLOOR, HALF, MIXED, add, finish, gather, load, merge, normalisers, places, scan, skip, sums
-from ._op import INTERPRETED, block, by_autograd, direct, runs
+from ._op import INTERPRETED, block, direct, runs
+from .jsd_backward import gradients
 
 LN2 = math.log(2.0)
 
@@ -33,10 +35,9 @@ def _rows(
     LABELS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    if LABELS:
-        if tl.load(labels + row * label_step) == ignored:
-            skip(out, stats, row, rows, SAVE)
-            return
+    if LABELS and tl.load(labels + row * label_step) == ignored:
+        skip(out, stats, row, rows, SAVE)
+        return
     first += row * row_a
     second += row * row_b
     high_a, total_a, high_b, total_b = scan(first, second, step_a, step_b, 0, size, scale, LANES, EACH, PACKED)
@@ -105,9 +106,8 @@ def _split_scan(
     row, slice = (tl.program_id(0) // slices).to(tl.int64), tl.program_id(0) % slices
     if slice == 0:
         tl.store(done + row, 0)
-    if LABELS:
-        if tl.load(labels + row * label_step) == ignored:
-            return
+    if LABELS and tl.load(labels + row * label_step) == ignored:
+        return
     begin = slice * span
     high_a, total_a, high_b, total_b = scan(
         first + row * row_a, second + row * row_b, step_a, step_b, begin, tl.minimum(begin + span, size), scale,
@@ -124,11 +124,10 @@ def _split_sums(
     LABELS: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     row, slice = (tl.program_id(0) // slices).to(tl.int64), tl.program_id(0) % slices
-    if LABELS:
-        if tl.load(labels + row * label_step) == ignored:
-            if slice == 0:
-                skip(out, stats, row, rows, SAVE)
-            return
+    if LABELS and tl.load(labels + row * label_step) == ignored:
+        if slice == 0:
+            skip(out, stats, row, rows, SAVE)
+        return
     lse_a, lse_b, gap = _collect(parts, row, slices, SLICES)
     begin = slice * span
     total, of_p, of_q = sums(
@@ -152,11 +151,10 @@ def _group(
     # run already, or for one that will be started as soon as any other ends, and the oldest row waits for nobody.
     ticket = tl.atomic_add(counters + 2 * rows, 1, sem="relaxed")
     row, slice = (ticket // slices).to(tl.int64), ticket % slices
-    if LABELS:
-        if tl.load(labels + row * label_step) == ignored:
-            if slice == 0:
-                skip(out, stats, row, rows, SAVE)
-            return
+    if LABELS and tl.load(labels + row * label_step) == ignored:
+        if slice == 0:
+            skip(out, stats, row, rows, SAVE)
+        return
     start = slice * LANES * EACH
     offsets = places(LANES, EACH, PACKED)
     if start + LANES * EACH <= size:
@@ -352,3 +350,64 @@ def launch(
         *term, cut.slices, **every,
     )  # fmt: skip
     return out, stats
+
+
+@torch.library.custom_op(
+    "steer::jsd",
+    mutates_args=(),
+    schema="(Tensor first, Tensor second, float beta, float temperature, Tensor? labels, int ignore_index, bool save)"
+    " -> (Tensor, Tensor)",
+)
+def operator(first, second, beta, temperature, labels, ignore_index, save):  # type: ignore[no-untyped-def]
+    if runs(first, second):
+        return launch(first, second, beta, temperature, labels, ignore_index, save)
+    out = _jsd.reference(  # type: ignore[attr-defined]
+        first.detach(), second.detach(), beta=beta, temperature=temperature, labels=labels, ignore_index=ignore_index
+    )
+    # The reference's backward starts from the logits.
+    return out, out.new_zeros((5, first.shape[0] if save else 0), dtype=torch.float32)
+
+
+@operator.register_fake
+def _(first, second, beta, temperature, labels, ignore_index, save):  # type: ignore[no-untyped-def]
+    wide = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    rows = first.shape[0]
+    stats = torch.empty((5, rows if save else 0), dtype=torch.float32, device=first.device)
+    return torch.empty(rows, dtype=wide, device=first.device), stats
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    first, second, beta, temperature, labels, ignore_index, save = inputs
+    if not save:
+        raise RuntimeError("steer::jsd has a gradient only where it was called with save=True.")
+    ctx.save_for_backward(first, second, output[1], labels)
+    ctx.how = beta, temperature, ignore_index
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    first, second, stats, labels = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:2]
+    found = gradients(grad, first, second, stats, *ctx.how[:2], labels, ctx.how[2], *wanted)
+    return *(x if w else None for x, w in zip(found, wanted, strict=True)), None, None, None, None, None
+
+
+operator.register_autograd(_backward, setup_context=_save)
+
+
+def jsd(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    labels: torch.Tensor | None = None,
+    ignore_index: int = -100,
+) -> torch.Tensor:
+    """`steer_kernels.jsd`."""
+    check(first, second, beta, temperature, labels)
+    if direct(first, second) and runs(first, second):
+        return launch(first, second, beta, temperature, labels, ignore_index)[0]
+    save = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
+    out: torch.Tensor = operator(first, second, beta, temperature, labels, ignore_index, save)[0]
+    return out
