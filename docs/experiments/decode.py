@@ -15,14 +15,17 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 import steer
+import steer_kernels
 from steer import Intervention, gates, ops, sites
 
 SEED, PROMPT, SLOTS, ROUNDS, REPEATS = 0, 64, 256, 15, 10
@@ -84,19 +87,43 @@ class Step:
         ).logits
 
 
-class Variant:
-    """One session: its step from Python, and captured."""
+@contextmanager
+def by_hand(model: LlamaForCausalLM) -> Iterator[None]:
+    """What K1 is where somebody writes the hooks themselves."""
+    vectors = 0.05 * torch.randn(model.config.num_hidden_layers, model.config.hidden_size)
+    vectors = vectors.to(model.device, model.dtype)
+    handles = [
+        layer.register_forward_hook(lambda m, a, out, v=v: out + v if isinstance(out, torch.Tensor) else (out[0] + v,))
+        for layer, v in zip(model.model.layers, vectors, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    def __init__(self, name: str, model: LlamaForCausalLM, items: list[Intervention]) -> None:
-        self.name, self.items, self.model = name, items, model
+
+class Variant:
+    """One way to change the model: its step from Python, and captured."""
+
+    def __init__(self, name: str, model: LlamaForCausalLM, items: list[Intervention] | None, kernels: str) -> None:
+        self.name, self.items, self.model, self.kernels = name, items, model, kernels
         self.row: dict[str, object] = {"session": name}
         self.graph: torch.cuda.CUDAGraph | None = None
-        with steer.attach(model, *items):
+        with self._changed("first"):
             self.step = Step(model)
             self.step.reset()
             want = self.step().float()
             if model.device.type == "cuda":
                 self._capture(want)
+
+    def _changed(self, measure: Literal["first", "none"]) -> AbstractContextManager[object]:
+        if self.items is None:
+            return by_hand(self.model)
+        both = ExitStack()
+        both.enter_context(steer_kernels.prefer(self.kernels))
+        both.enter_context(steer.attach(self.model, *self.items, measure=measure))
+        return both
 
     def _capture(self, want: torch.Tensor) -> None:
         try:
@@ -123,7 +150,7 @@ class Variant:
         if way == "graph":
             assert self.graph is not None
             return _seconds(self.graph.replay)
-        with steer.attach(self.model, *self.items, measure="none"):
+        with self._changed("none"):
             return _seconds(self.step)
 
 
@@ -164,7 +191,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model_of(device, options.quick)
     with torch.no_grad():
-        rows = measure([Variant(name, model, items) for name, items in sessions(model).items()])
+        variants = [Variant(name, model, items, "auto") for name, items in sessions(model).items()]
+        variants += [Variant(f"{v.name}, in torch", model, v.items, "torch") for v in variants if v.items]
+        rows = measure([*variants, Variant("K1 by hand-written hooks", model, None, "auto")])
     made = {
         "machine": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "date": time.strftime("%Y-%m-%d"),
