@@ -43,6 +43,13 @@ def how(about: dict[str, Any]) -> list[str]:
         if cuda
         else "what the profiler saw torch allocate and free, in order"
     )
+    kept = (
+        "Blocks that were freed stay with the process (`mallopt`), so that new pages are not what is timed: here they "
+        "cost several times as much as the arithmetic, and not always the same. A first call in a fresh process pays "
+        "that, whoever wrote the kernel."
+        if about.get("memory_kept")
+        else ""
+    )
     points = [
         "Every variant first gives its result on the same inputs. One that differs from ours by more than its dtype "
         "can hold is an error and has no time.",
@@ -54,8 +61,7 @@ def how(about: dict[str, Any]) -> list[str]:
         "Calls take turns among equal sets of inputs, as many as hold four times the last cache "
         f"({about['cache_mb']:g} MB) and at most 32; results are kept till a batch ends. Small sizes stay in the cache "
         "none the less, beside a copy that does so too.",
-        "The copy is `clone()`: into new memory, as the kernels' results are. New memory costs a CPU more than "
-        "writing it again.",
+        f"The copy is `clone()`: into a block of its own, as the kernels' results are. {kept}".rstrip(),
         f"Memory is {memory}, during one call.",
         "Plain torch is what a reader would write: `kernels/steer_kernels/bench/eager.py`.",
         "Liger-Kernel's JSD takes log-probabilities, so the two log-softmaxes before it are timed with it, in the "

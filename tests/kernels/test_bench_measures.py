@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
+import resource
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 
 from steer_kernels.bench import Options, run, timing
 from steer_kernels.bench.__main__ import main
+from steer_kernels.bench.heap import kept
 from steer_kernels.bench.machine import machine, slug
 from steer_kernels.bench.peak import peak
 from steer_kernels.bench.rows import Row, from_json, write_json
@@ -123,6 +127,26 @@ def test_what_is_slow_has_fewer_rounds_but_three(monkeypatch):
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     given = {"variants": {"a": call, "b": call}, "inputs": [(torch.zeros(1),)], "rounds": 9, "batch": 0.01}
     assert [len(times(**given, most=most)["b"]) for most in (1e-3, 9.0, 1e9)] == [3, 4, 9]
+
+
+def test_freed_memory_is_kept_inside_and_given_back_after():
+    """By what the process holds: a large block that was freed is still there, and gone afterwards."""
+
+    def held() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
+
+    with kept() as can:
+        if not can:
+            pytest.skip("not glibc")
+        before = held()
+        torch.ones(50_000_000)
+        assert held() - before > 150
+    torch.ones(50_000_000)
+    blocks = [torch.ones(100) for _ in range(3)]
+    ctypes.CDLL(None).malloc_trim(0)
+    assert held() - before < 50
+    del blocks
 
 
 def test_median_and_quartiles():

@@ -1,7 +1,8 @@
 """The kernels' benchmark: `python -m steer_kernels.bench`, and `steer bench`, which takes the same options.
 
 `task.py` says what a row of it is, `cases/` lists the rows, `eager.py` has the formulas that a reader would write,
-`rivals.py` other people's kernels, `timing.py` and `peak.py` measure, `run.py` puts it together.
+`rivals.py` other people's kernels, `timing.py`, `heap.py` and `peak.py` measure,
+`run.py` puts it together.
 """
 
 from __future__ import annotations

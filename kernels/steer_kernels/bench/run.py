@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import steer_kernels
 
 from ..dispatch import best
 from .decode import compared, decode
+from .heap import kept
 from .machine import device_name, machine
 from .options import Options
 from .peak import peak
@@ -51,18 +53,19 @@ def run(options: Options, say: Callable[[str], None] | None = None) -> tuple[dic
     if options.on.type == "cuda":
         torch.cuda.set_device(options.on)
         _wake(options.on)
-    for number, task in enumerate(chosen, 1):
-        if options.limit is not None and time.perf_counter() - start > options.limit:
-            left.append(task.label)
-            continue
-        begun = time.perf_counter()
-        made = list(_task(task, options))
-        rows += made
-        now = time.perf_counter()
-        for row in made:
-            say(f"{number}/{len(chosen)} {now - start:.0f} s (+{now - begun:.1f}) {task.label}: {_told(row)}")
-        about["seconds"], about["left_out"] = round(now - start, 1), left
-        _save(options, about, rows)
+    with kept() if options.on.type == "cpu" else nullcontext(False) as about["memory_kept"]:
+        for number, task in enumerate(chosen, 1):
+            if options.limit is not None and time.perf_counter() - start > options.limit:
+                left.append(task.label)
+                continue
+            begun = time.perf_counter()
+            made = list(_task(task, options))
+            rows += made
+            now = time.perf_counter()
+            for row in made:
+                say(f"{number}/{len(chosen)} {now - start:.0f} s (+{now - begun:.1f}) {task.label}: {_told(row)}")
+            about["seconds"], about["left_out"] = round(now - start, 1), left
+            _save(options, about, rows)
     about["left_out"] = left
     _save(options, about, rows)
     return about, rows
