@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -17,7 +18,7 @@ from steer_kernels.fused import jsd_backward as backward_file
 from .settings import DEVICE, EXAMPLES, check, poison
 
 fused = find("jsd")
-file = __import__("sys").modules[fused.__module__]
+file = importlib.import_module("steer_kernels.fused.jsd")
 BOTH = {"torch": jsd.reference, "triton": fused}
 PLANS = ("row", "split", "group") if DEVICE == "cuda" else ("row", "split")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -83,8 +84,8 @@ def test_forward_and_backward_are_the_definition(which, rows, size, noise, beta,
     # 1e-12: what an error of 1e-6 in a normaliser comes to, squared. It matters where no two tokens differ.
     torch.testing.assert_close(got[0].double(), want[0], rtol=2e-5, atol=1e-12)
     for i in (1, 2):
-        # The second number: gradients of rows that are nearly alike are differences of masses of size 1.
-        check(got[i], want[i], 2e-5, size=1e-3)
+        # 2e-7 at the least: a gradient is a mass of up to 1 times the difference of two logarithms.
+        check(got[i], want[i], 2e-5, size=1e-2)
     if dtypes[0] == dtypes[1]:
         alone = BOTH[which](a.contiguous(), b.contiguous(), beta=beta, temperature=temperature)
         torch.testing.assert_close(got[0], alone, rtol=1e-6, atol=1e-12)
@@ -112,7 +113,7 @@ def test_small_divergences_keep_their_digits(plan, target):
     a, b = logits(2, 500, noise=math.sqrt(8 * target))
     for beta in (0.5, 0.2, 0.0):
         out = file.launch(a, b, beta, plan=plan)[0]
-        torch.testing.assert_close(out.double(), truth(a, b, beta), rtol=1e-5, atol=1e-13)
+        torch.testing.assert_close(out.double(), truth(a, b, beta), rtol=1e-5, atol=1e-12)
         same = file.launch(a, a.clone(), beta, plan=plan)[0]
         assert (same == 0).all()
 
@@ -129,7 +130,7 @@ def test_ignored_rows_are_zero_whatever_is_in_them(which, beta, monkeypatch):
     want = with_gradients(lambda x, y: truth(x, y, beta), a[::2].double(), b[::2].double(), grad[::2])
     for found, true in zip(got, want, strict=True):
         assert (found[1::2] == 0).all()
-        check(found[::2], true, 2e-5, size=1e-3)
+        check(found[::2], true, 2e-5, size=1e-2)
 
 
 @pytest.mark.parametrize("which", BOTH)
@@ -150,9 +151,7 @@ def test_a_bad_row_is_nan_and_no_other(which, beta):
 def test_excluded_tokens(which, beta):
     a = torch.tensor([[0.0, NOTHING, NOTHING], [0.0, 0.0, NOTHING], [1.0, NOTHING, 2.0]], device=DEVICE)
     b = torch.tensor([[NOTHING, 0.0, NOTHING], [0.0, NOTHING, NOTHING], [1.0, NOTHING, 2.5]], device=DEVICE)
-    out, of_a, of_b = with_gradients(
-        lambda x, y: BOTH[which](x, y, beta=beta), a, b, torch.ones(3, device=DEVICE)
-    )
+    out, of_a, of_b = with_gradients(lambda x, y: BOTH[which](x, y, beta=beta), a, b, torch.ones(3, device=DEVICE))
     # The definition on numbers that are as good as excluded.
     want = with_gradients(
         lambda x, y: truth(x, y, beta), a.double().clamp(min=-200), b.double().clamp(min=-200), torch.ones(3)

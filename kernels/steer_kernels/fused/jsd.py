@@ -231,7 +231,7 @@ def settings(plan: str, rows: int, size: int, element: int, of: Machine) -> Sett
         warps = 4
         lanes = block(-(-size // each), 1 if INTERPRETED else 128)
         if INTERPRETED:
-            lanes = min(lanes, 16)
+            lanes = min(lanes, 64)
     tile = lanes * each
     tiles = -(-size // tile)
     if plan == "row":
