@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steer_kernels
+from steer.memory import pick
 from steer_kernels.fused import compact as fused
 
 from .settings import DEVICE, EXAMPLES, check, poison
@@ -181,6 +184,27 @@ def test_the_dispatcher_runs_either():
     with steer_kernels.prefer("triton"):
         assert steer_kernels.best("compact", "cpu") is fused.compact
         assert torch.equal(steer_kernels.compact(keys.to(DEVICE), keys.to(DEVICE), index.to(DEVICE))[0].cpu(), plain[0])
+
+
+@pytest.mark.parametrize("kind", ["alike", "each its own", "ragged"])
+def test_what_a_memory_keeps_goes_through_it(monkeypatch, kind):
+    torch.manual_seed(0)
+    keys, values = torch.randn(2, 3, 9, 4, device=DEVICE), torch.randn(2, 9, 3, 5, device=DEVICE).transpose(1, 2)
+    keep = torch.rand(2, 3, 9, device=DEVICE).argsort(-1) < 4
+    keep = keep[:1, :1].expand(2, 3, 9) if kind == "alike" else keep
+    if kind == "ragged":
+        keep = keep | (torch.arange(9, device=DEVICE) == 0)
+    plain = pick(keys, values, torch.arange(9, device=DEVICE)[None, None], keep)
+    launched, launch = [], fused.launch
+    monkeypatch.setattr(fused, "launch", lambda *a: launched.append(a) or launch(*a))
+    with steer_kernels.prefer("triton"):
+        kept = pick(keys, values, torch.arange(9, device=DEVICE)[None, None], keep)
+    assert len(launched) == 1
+    for b, h in itertools.product(range(2), range(3)):
+        for mine, x in zip(kept.dense(None), (keys, values), strict=True):
+            rows = mine[b, h] if kept.valid is None else mine[b, h][kept.valid[b, h]]
+            assert torch.equal(rows, x[b, h][keep[b, h]])
+    assert all(torch.equal(x, y) for x, y in zip(kept.dense(None), plain.dense(None), strict=True))
 
 
 KEYS, INDEX = torch.zeros(2, 3, 7, 4, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
