@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import steer_kernels
 from steer_kernels import jsd
@@ -284,3 +286,24 @@ def test_backward_reads_what_forward_kept():
         ones = torch.ones(2, device=DEVICE)
         for change in backward_file.launch(ones, a, b, stats, beta, 1.0, None, -100, True, True):
             assert (change.sum(-1).abs() < 1e-6 * change.abs().sum(-1) + 1e-9).all()
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_reference_needs_constant_memory(beta, dtype, monkeypatch):
+    monkeypatch.setattr(sys.modules["steer_kernels.jsd"], "CHUNK", 1000)
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            made.extend(x.untyped_storage().nbytes() // x.element_size() for x in (out,) if torch.is_tensor(x))
+            return out
+
+    for rows in (10, 300):
+        a, b = logits(rows, 100, dtype=dtype)
+        made.clear()
+        with Watch():
+            jsd.reference(a, b, beta=beta, temperature=2.0)
+        # What shares its storage with the inputs is not extra.
+        assert max(x for x in made if x != a.numel()) <= 1000
