@@ -101,7 +101,7 @@ def _kernel(kernel: str, rows: Sequence[Row]) -> list[str]:
     lines = [f"### `{kernel}`", "", f"Ours in {' and '.join(ran) or 'nothing'}.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|---" * 3 + "|---:" * (len(heads) - 3) + "|"]
     for row in rows:
-        what = f"{row.form}, {row.direction}"
+        what = ", ".join(part for part in (row.form, row.direction, row.memory) if part)
         cells = [f"**{what}**" if row.large else what, _sizes(row), row.dtype]
         cells += [number(row.ms) or "error", number(row.gb), number(row.gb_s), ratio(row.of_copy)]
         cells += [ratio(row.of_read)] if read else []
@@ -141,7 +141,8 @@ def _left(about: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         if row.error:
-            lines.append(f"- **error**: `{row.kernel}` {row.form} {row.direction} {row.sizes} {row.dtype}: {row.error}")
+            what = f"`{row.kernel}` {row.form} {row.direction} {row.sizes} {row.dtype} {row.memory}".rstrip()
+            lines.append(f"- **error**: {what}: {row.error}")
     lines += [f"- not raced: {note}" for note in sorted({row.note for row in rows if row.note})]
     if about.get("left_out"):
         lines.append(

@@ -44,9 +44,10 @@ def how(about: dict[str, Any]) -> list[str]:
         else "what the profiler saw torch allocate and free, in order"
     )
     kept = (
-        "Blocks that were freed stay with the process (`mallopt`), so that new pages are not what is timed: here they "
-        "cost several times as much as the arithmetic, and not always the same. A first call in a fresh process pays "
-        "that, whoever wrote the kernel."
+        "Blocks that were freed stay with the process (`mallopt`), so that new pages are not what is timed: they can "
+        "cost several times as much as the arithmetic, and not always the same. As malloc starts, large blocks come "
+        "from the operating system at every call, which favours whoever needs least memory: rows in new memory are "
+        "timed that way, before all others."
         if about.get("memory_kept")
         else ""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 
@@ -49,6 +50,18 @@ def test_every_operation_has_rows_forward_and_those_that_are_trained_backward():
         assert {task.kernel for task in found if task.learn} == {"shift", "head_shift", "query_shift", "jsd"}
         labels = [task.label + (" decode" if task.decode else "") for task in found]
         assert len(set(labels)) == len(labels)
+
+
+def test_on_a_cpu_targets_are_timed_in_new_memory_too_and_before_any_is_kept(monkeypatch):
+    module = importlib.import_module("steer_kernels.bench.run")
+    done = []
+    monkeypatch.setattr(module, "_task", lambda task, memory, options: iter([done.append((task.label, memory))][:0]))
+    about, _ = quick(device="cpu")
+    new = [label for label, memory in done if memory]
+    assert [memory for _, memory in done] == ["new memory"] * len(new) + [""] * (len(done) - len(new))
+    assert {label.split()[0] for label in new} == {"jsd", "token_scores", "compact"}
+    assert set(new) < {label for label, memory in done if not memory}
+    assert about["memory_kept"] in (True, False)
 
 
 def smallest(kernel: str, form: str):

@@ -98,6 +98,15 @@ def test_a_target_is_the_worst_of_its_rows_and_blank_without_any(script, tmp_pat
     assert "not measured" in text
 
 
+def test_rows_in_new_memory_count_for_their_own_target(script, tmp_path):
+    rows = [row("compact", of_copy=0.5), row("compact", of_copy=0.9, memory="new memory")]
+    write_json(tmp_path / "kernels-cpu.json", {**ABOUT, "type": "cpu"}, rows)
+    found = verdicts(script("_page").write(tmp_path)["kernels-cpu.md"])
+    target = "`compact`: within 1.3 x of copying as many bytes (0.77 of copy bandwidth)"
+    assert found[target] == ("0.50", "**not met**")
+    assert found[f"{target}, in new memory"] == ("0.90", "met")
+
+
 @pytest.mark.parametrize("big, verdict", [(8.0, "met"), (16.0, "**not met**")])
 def test_memory_that_grows_with_the_square_is_not_linear(script, tmp_path, big, verdict):
     sizes = ((32_768, 2.0), (131_072, big))

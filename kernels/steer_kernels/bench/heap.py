@@ -1,8 +1,8 @@
 """On a CPU, results into memory that the process already has.
 
 A large block goes back to the operating system when it is freed, and comes back page by page, zeroed, when the next
-one is written: several times as long as the arithmetic, and by no means always the same. A session that runs in a
-model reuses its memory more or less; a benchmark that let this in would time it and nothing else.
+one is written. That can take several times as long as the arithmetic, and not always the same. Rows are timed with
+freed memory kept; those that the targets are about, in new memory as well, which is how malloc starts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of glibc's mallopt, with the values that it starts with.
+# Of glibc's mallopt, with the values that it starts with. It also starts with a threshold that follows what is freed,
+# and which is fixed from the first call of mallopt on: what is to be timed as malloc starts must come before.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 TRIM_AT_START, MMAP_AT_START = 128 * 1024, 65536
 

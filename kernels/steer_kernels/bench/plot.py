@@ -75,4 +75,5 @@ def _fast(axes: Any, rows: Sequence[Row]) -> None:
 
 def _name(row: Row) -> str:
     sizes = " ".join(f"{letter}={thousands(size)}" for letter, size in row.size.items())
-    return f"{row.kernel} {row.form} {PASSES.get(row.direction, row.direction)} {row.dtype} {sizes}"
+    memory = f" ({row.memory})" if row.memory else ""
+    return f"{row.kernel} {row.form}{memory} {PASSES.get(row.direction, row.direction)} {row.dtype} {sizes}"

@@ -13,6 +13,7 @@ from typing import Any
 from .rivals import NAMES as RIVALS
 from .timing import Spread
 
+NEW = "new memory"
 OTHERS = ("eager", "compiled", *RIVALS)
 
 
@@ -24,6 +25,7 @@ class Row:
         kernel, form, direction, sizes, dtype: which row; direction is `forward`, `forward+backward`, or for a single
             token `host` (the host's time a call) and `graph` (a call's share of a replayed graph).
         device, implementation: where it ran, and whether Triton or torch did.
+        memory: `new memory` where on a CPU large blocks came from the operating system at every call.
         large, gated: whether the targets count it.
         ms, ms_low, ms_high: of one call; median and quartiles over rounds.
         gb: 1e9 bytes that must be moved.
@@ -44,6 +46,7 @@ class Row:
     dtype: str
     device: str = ""
     implementation: str = ""
+    memory: str = ""
     large: bool = False
     gated: bool = False
     ms: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .heap import kept
 from .machine import device_name, machine
 from .options import Options
 from .peak import peak
-from .rows import OTHERS, Row, significant, write_csv, write_json
+from .rows import NEW, OTHERS, Row, significant, write_csv, write_json
 from .task import Call, Task
 from .timing import Spread, times
 from .variants import COPY, EAGER, OURS, READ, agreeing, bandwidth, brief, sets
@@ -53,17 +53,23 @@ def run(options: Options, say: Callable[[str], None] | None = None) -> tuple[dic
     if options.on.type == "cuda":
         torch.cuda.set_device(options.on)
         _wake(options.on)
-    with kept() if options.on.type == "cpu" else nullcontext(False) as about["memory_kept"]:
-        for number, task in enumerate(chosen, 1):
+    cpu = options.on.type == "cpu"
+    # Before memory is kept: nothing brings malloc back to where it was.
+    jobs = [(task, NEW) for task in chosen if task.fresh and cpu] + [(task, "") for task in chosen]
+    with ExitStack() as stack:
+        for number, (task, memory) in enumerate(jobs, 1):
+            name = f"{task.label} {memory}".rstrip()
             if options.limit is not None and time.perf_counter() - start > options.limit:
-                left.append(task.label)
+                left.append(name)
                 continue
+            if cpu and not memory and "memory_kept" not in about:
+                about["memory_kept"] = stack.enter_context(kept())
             begun = time.perf_counter()
-            made = list(_task(task, options))
+            made = list(_task(task, memory, options))
             rows += made
             now = time.perf_counter()
             for row in made:
-                say(f"{number}/{len(chosen)} {now - start:.0f} s (+{now - begun:.1f}) {task.label}: {_told(row)}")
+                say(f"{number}/{len(jobs)} {now - start:.0f} s (+{now - begun:.1f}) {name}: {_told(row)}")
             about["seconds"], about["left_out"] = round(now - start, 1), left
             _save(options, about, rows)
     about["left_out"] = left
@@ -71,7 +77,7 @@ def run(options: Options, say: Callable[[str], None] | None = None) -> tuple[dic
     return about, rows
 
 
-def _task(task: Task, options: Options) -> Iterator[Row]:
+def _task(task: Task, memory: str, options: Options) -> Iterator[Row]:
     row = Row(
         task.kernel,
         task.form,
@@ -79,6 +85,7 @@ def _task(task: Task, options: Options) -> Iterator[Row]:
         " ".join(f"{letter}={size}" for letter, size in task.sizes.items()),
         task.short,
         device_name(options.on),
+        memory=memory,
         large=task.large,
         gated=task.gated,
     )

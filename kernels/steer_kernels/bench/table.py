@@ -23,7 +23,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
     return (
         row.kernel,
-        row.form,
+        f"{row.form} {row.memory}".rstrip(),
         PASSES.get(row.direction, row.direction),
         " ".join(f"{letter}={thousands(size)}" for letter, size in row.size.items()),
         row.dtype,

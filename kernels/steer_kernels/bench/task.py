@@ -55,6 +55,7 @@ class Task:
         reads: what is written is small beside what is read, so reading is measured too.
         large: the row counts for the targets.
         early: a target looks at it though it is not large; run with those that are.
+        fresh: on a CPU, timed in new memory as well.
         compiled: torch.compile is raced on it, which takes seconds.
         gated: the row counts for the targets of gated operations.
         decode: one token: the host's time a call, and a replayed graph's, are measured instead.
@@ -74,6 +75,7 @@ class Task:
     reads: bool = False
     large: bool = False
     early: bool = False
+    fresh: bool = False
     compiled: bool = False
     gated: bool = False
     decode: bool = False

@@ -66,6 +66,7 @@ def _compact(form: str, kv: int, d: int, d_v: int, length: int, dtype: torch.dty
         eager.compact_ragged if ragged else eager.compact,
         kept if ragged else 2 * kept,
         large=large,
+        fresh=large,
         compiled=large and dtype is BF16 and form == "per head",
         tolerance=0.0,
     )

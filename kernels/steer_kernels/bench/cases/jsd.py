@@ -59,6 +59,7 @@ def _task(n: int, v: int, dtype: torch.dtype, scale: str, large: bool, backward:
         learn=(0,) if backward else (),
         reads=not backward,
         large=large,
+        fresh=large and not backward,
         early=dtype is FP32 and v == 32_000 and not backward,
         compiled=large and (dtype is BF16 if scale == "cuda" else n == 64) and v != 128_256,
         rivals={"liger": liger_jsd(backward, scale == "cuda")},

@@ -55,6 +55,7 @@ def _scores(
         (heads * window + kv * length) * d * size_of(dtype) + 4 * kv * length,
         reads=True,
         large=large,
+        fresh=large,
         early=form == "grouped" and dtype is (BF16 if scale == "cuda" else FP32),
         compiled=large and dtype is BF16,
         rivals={"kvpress": kvpress_scores(window)},
