@@ -154,11 +154,13 @@ def log_ratio(u, size, d, beta, MODE: tl.constexpr):
 
 
 @triton.jit
-def excess(u, size, d, beta, c2, c3, c4, c5, c6, c7, c8, MODE: tl.constexpr):
-    """F of pairs; `c2` to `c8` are the polynomial in D that belongs to this beta (MIXED)."""
+def excess(u, size, d, ratio, beta, c2, c3, c4, c5, c6, c7, c8, MODE: tl.constexpr, SAVE: tl.constexpr):
+    """F of pairs, with SAVE by way of their `log_ratio`; `c2` to `c8` are the polynomial in D of this beta (MIXED)."""
     if MODE == _HALF:
         far = -0.112897597 + u * (0.05378560901 + u * (-0.01923907184 + u * 0.003449612211))
         far = 1.000000072 + u * (-0.4427043249 + u * (-0.7211469242 + u * (0.2387526668 + u * far))) - u * size
+        if SAVE:
+            far = (1.0 + u) * ratio - u * size
         near = 0.1732867362 + size * (-0.06005284335 + size * (0.0103687224 - size * 0.001075928964))
         return tl.where(size < 0.5, size * size * near, far)
     t = tl.where(d >= 0, size, -size)
@@ -183,14 +185,15 @@ def add(
     At the ends these are sum p D and sum (q - p), which is 0 but for the error of the normalisers.
     """
     big, u, size, d = pair(a, b, scale, lse_a, lse_b, gap)
-    term = big * excess(u, size, d, beta, c2, c3, c4, c5, c6, c7, c8, MODE)
+    ratio = log_ratio(u, size, d, beta, MODE) if SAVE else size
+    term = big * excess(u, size, d, ratio, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE)
     endless = d == float("inf")
     if MODE > _MIXED:
         # The second row excludes what the first allows: infinite, however little p is.
         term = tl.where(endless, d, term)
     total += tl.sum(term, 1)
     if SAVE:
-        ratio, other = log_ratio(u, size, d, beta, MODE), big * u
+        other = big * u
         if MODE > _MIXED:
             of_p += tl.sum(tl.where(endless, d, tl.where(d >= 0, big * tl.abs(d), -other * size)), 1)
             of_q += tl.sum(tl.where(d >= 0, -big, big) * lost(u, size), 1)
