@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import steer_kernels
 from steer_kernels import jsd
+from steer_kernels.fused import _jsd_plan as plan_file
 from steer_kernels.fused import find
 from steer_kernels.fused import jsd_backward as backward_file
 
@@ -268,11 +269,11 @@ def test_wrong_calls_say_what_was_given(which, wrong, says):
     [(1, 151936, 2, "split"), (64, 151936, 2, "group"), (4096, 151936, 2, "group"), (4096, 32000, 2, "row")],
 )
 def test_the_plan_depends_on_what_fits(rows, size, element, plan, monkeypatch):
-    monkeypatch.setattr(file, "INTERPRETED", False)
-    h100 = file.Machine(processors=132, l2=50 << 20)
-    assert file.choose(rows, size, element, h100) == plan
+    monkeypatch.setattr(plan_file, "INTERPRETED", False)
+    h100 = plan_file.Machine(processors=132, l2=50 << 20)
+    assert plan_file.choose(rows, size, element, h100) == plan
     for which in ("row", "split", "group"):
-        cut = file.settings(which, rows, size, element, h100)
+        cut = plan_file.settings(which, rows, size, element, h100)
         assert cut.slices * cut.span >= size > (cut.slices - 1) * cut.span
         assert cut.lanes & (cut.lanes - 1) == 0
         assert cut.span % (cut.lanes * cut.each) == 0 or which == "row"

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from ..jsd import gradients as in_torch
+from ._jsd_plan import packed, weights
 from ._jsd_terms import _MIXED, load, log_ratio, lost, pair, places
 from ._op import INTERPRETED, block, runs
 
@@ -97,8 +98,6 @@ def launch(
     if beta == 1:
         changed = launch(grad, second, first, stats, 0.0, temperature, labels, ignore_index, want_second, want_first)
         return changed[1], changed[0]
-    from .jsd import packed, weights  # the forward's file defines the operator, and so needs this one
-
     into = [
         torch.empty(x.shape if wanted else (0,), dtype=x.dtype, device=x.device)
         for x, wanted in ((first, want_first), (second, want_second))
