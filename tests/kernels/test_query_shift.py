@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import steer_kernels
 from steer_kernels.fused import query_shift as fused
 
-from .heads import DTYPES, LAYOUTS, exact, head_tensor, of_head, sigmoid, sizes, some_rows
-from .settings import DEVICE, EXAMPLES, check, peak, poison
+from .heads import DTYPES, LAYOUTS, exact, head_tensor, of_head, problem_from, sigmoid, sizes, some_rows
+from .settings import DEVICE, check, peak, poison
 
 WAYS = {"torch": steer_kernels.query_shift.reference, "triton": fused.query_shift}
+EXAMPLES = 40  # nearly every one compiles kernels of its own on a GPU
 BOTH = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 NAMES = ("q", "u_q", "u_k", "w", "b", "gate", "lse")
 DIMS = (2, 6, 16, 20, 80)
@@ -57,41 +57,40 @@ def truth(q, u_q, u_k, w, b, gate, lse, rows, layer_norm=False, cos=None, sin=No
     return torch.stack(moved, -2)
 
 
-@st.composite
-def problems(draw):
+def some_problem(choice, generator):
     """Tensors to differentiate (q, u_q, u_k, w, b, gate, lse), rows, and the other arguments."""
-    generator, batch, time, count = draw(sizes())
-    dim, rank, dtype = draw(st.sampled_from(DIMS)), draw(st.sampled_from((1, 3, 4, 16))), draw(st.sampled_from(DTYPES))
-    q = head_tensor(generator, draw(st.sampled_from(LAYOUTS)), batch, time, count, dim, dtype)
-    each = [draw(st.sampled_from((1, count))) for _ in range(4)]
+    batch, time, count = sizes(choice)
+    dim, rank, dtype = choice(DIMS), choice((1, 3, 4, 16)), choice(DTYPES)
+    q = head_tensor(generator, choice(LAYOUTS), batch, time, count, dim, dtype)
+    each = [choice((1, count)) for _ in range(4)]
     # A change as large as the query itself.
     u_q = torch.randn(each[0], dim, rank, generator=generator) / dim**0.5
     u_k = torch.randn(each[1], dim, rank, generator=generator) / dim**0.5
-    if draw(st.booleans()):
+    if choice((True, False)):
         u_q = u_q.mT.contiguous().mT
     w = b = gate = lse = None
-    kind = draw(st.sampled_from(("w", "w and all", "gate", None)))
+    kind = choice(("w", "w and all", "gate", None))
     if kind in ("w", "w and all"):
         w = torch.randn(each[2], dim, generator=generator) / dim**0.5
     if kind == "w and all":
         b = torch.randn(each[3], generator=generator)
-        lse = head_tensor(generator, draw(st.sampled_from(LAYOUTS)), batch, time, count, 1)[..., 0]
+        lse = head_tensor(generator, choice(LAYOUTS), batch, time, count, 1)[..., 0]
     if kind == "gate":
-        shape = draw(st.sampled_from(((batch, time, count, 1), (batch, 1, 1, 1), (count, 1), (1,))))
+        shape = choice(((batch, time, count, 1), (batch, 1, 1, 1), (count, 1), (1,)))
         gate = torch.randn(shape, generator=generator)
     cos = sin = None
-    if draw(st.booleans()):
-        size = draw(st.sampled_from([n for n in (2, 6, 16, 80) if n <= dim]))
-        cos, sin = torch.randn(2, draw(st.sampled_from((1, batch))), time, size, generator=generator).to(dtype)
+    if choice((True, False)):
+        size = choice([n for n in (2, 6, 16, 80) if n <= dim])
+        cos, sin = torch.randn(2, choice((1, batch)), time, size, generator=generator).to(dtype)
         cos, sin = cos.to(DEVICE), sin.to(DEVICE)
-    rows = some_rows(draw, generator, batch, time)
+    rows = some_rows(choice, generator, batch, time)
     tensors = [x if x is None else x.to(DEVICE) for x in (q, u_q, u_k, w, b, gate, lse)]
-    return tensors, rows, {"layer_norm": draw(st.booleans()), "cos": cos, "sin": sin}
+    return tensors, rows, {"layer_norm": choice((True, False)), "cos": cos, "sin": sin}
 
 
 @BOTH
-@settings(max_examples=min(EXAMPLES, 40))  # nearly every one compiles its own kernels on a GPU
-@given(problem=problems())
+@settings(max_examples=EXAMPLES)
+@given(problem=problem_from(some_problem))
 def test_forward_and_backward(way, problem):
     tensors, rows, flags = problem
     tensors = [None if x is None else x.detach().requires_grad_() for x in tensors]

@@ -23,8 +23,8 @@ from ._rotary import angle_strides, load_query, turned_back
 
 
 def precision(q: torch.Tensor) -> str:
-    """How products with the query are made: tf32 holds half types exactly."""
-    return "tf32" if q.dtype in HALF else "ieee"
+    """How products with the query are made: tf32 holds half types exactly, and three times over makes up fp32."""
+    return "tf32" if q.dtype in HALF else "tf32x3"
 
 
 @triton.jit(do_not_specialize=["count", "time", "run"])
@@ -56,7 +56,7 @@ def query_shift_backward_kernel(
     sum_b = tl.zeros((ROWS,), tl.float32)
 
     last = tl.minimum(part * run + run, count)
-    for start in range(part * run, last, ROWS):
+    for start in tl.range(part * run, last, ROWS, num_stages=2):
         row = start + tl.arange(0, ROWS)
         live = row < last
         moved = live
@@ -90,7 +90,7 @@ def query_shift_backward_kernel(
                 at_l = place(row, live, time, sl_b, sl_t) + far * sl_h
                 z -= tl.load(lse + at_l, mask=moved, other=0.0).to(tl.float32)
             g, slope = sigmoid(z)
-            dg = tl.where(moved, dg * slope, 0.0)
+            dg = dg * slope
             if dw is not None:
                 sum_w += tl.sum(dg[:, None] * f, 0)
             if db is not None:
@@ -152,7 +152,7 @@ def launch_backward(
         return [None] * 7
     settings = _settings(block(dim, 16))
     each_rows = settings["ROWS"]
-    parts = min(triton.cdiv(count, each_rows), max(1, programs(grad.device, 4) // n_heads))
+    parts = min(triton.cdiv(count, each_rows), max(1, programs(grad.device, 8) // n_heads))
     run = triton.cdiv(triton.cdiv(count, parts), each_rows) * each_rows
     parts = triton.cdiv(count, run)
 
