@@ -236,7 +236,7 @@ def test_no_row_sees_anything(run, mask):
         given = torch.full(shape, torch.finfo(LOWEST[mask]).min if mask in LOWEST else mask, device=DEVICE)
         given = given.half() if mask == "half" else given
     for reduce in ("sum", "mean", "max"):
-        assert (call(run, query, key, 0.3, given, reduce=reduce) == 0).all()
+        assert (call(run, query, key, 1.0, given, reduce=reduce) == 0).all()
         nothing = torch.zeros(1, 1, 20, dtype=torch.bool, device=DEVICE)
         assert (call(run, query, key, 0.3, real=nothing, reduce=reduce) == 0).all()
 
