@@ -49,11 +49,14 @@ def test_head_shift_compiles(dtype):
 def test_query_shift_compiles(dtype):
     jobs = []
     plain = (80, ("w", "b", "lse", "rows", "dw", "db", "cos", "sin"))
-    for dim, absent in ((128, ("gate",)), plain, (256, ("gate",))) if dtype == "bf16" else (plain,):
+    turned = (128, ("gate",)), (256, ("gate",))
+    straight = (128, ("gate", "cos", "sin")), (256, ("gate", "cos", "sin"))
+    for dim, absent in (*turned, *straight, plain) if dtype == "bf16" else (plain,):
         wide = 1 << (dim - 1).bit_length()
-        numbers = {"LAYER_NORM": dim != 80, "PRECISION": "tf32" if dtype == "bf16" else "ieee"}
+        numbers = {"LAYER_NORM": dim != 80, "PRECISION": "tf32" if dtype == "bf16" else "tf32x3"}
+        split = dtype == "bf16" and "cos" in absent
         for file, kernel, settings in (
-            (query_shift, "query_shift_kernel", query_shift._settings(4096, wide)),
+            (query_shift, "query_shift_kernel", query_shift._settings(4096, wide, 8, split, dtype == "fp32")),
             (query_shift_backward, "query_shift_backward_kernel", query_shift_backward._settings(wide)),
         ):
             jobs.append(made(file, kernel, dtype, absent, {**numbers, **settings}))

@@ -44,7 +44,7 @@ def head_shift_backward_kernel(
     sum_b = tl.zeros((ROWS,), tl.float32)
 
     last = tl.minimum(part * run + run, count)
-    for start in range(part * run, last, ROWS):
+    for start in tl.range(part * run, last, ROWS, num_stages=2):
         row = start + tl.arange(0, ROWS)
         live = row < last
         moved = live & listed
@@ -124,7 +124,7 @@ def launch_backward(
         slots.scatter_(0, heads, torch.arange(n_moved, device=grad.device))
     settings = _settings(count, block(dim), block(dim_v))
     each_rows = settings["ROWS"]
-    parts = min(triton.cdiv(count, each_rows), max(1, programs(grad.device, 4) // n_heads))
+    parts = min(triton.cdiv(count, each_rows), max(1, programs(grad.device, 12) // n_heads))
     run = triton.cdiv(triton.cdiv(count, parts), each_rows) * each_rows
     parts = triton.cdiv(count, run)
 

@@ -3,8 +3,8 @@
     y = x + m g sqrt(d / r) (x U_q) U_k^T ,   g = sigmoid(<f(x), w> + b - lse) ,   x = q or RoPE(q)
 
 A program takes one head and a run of rows, a tile at a time: its U_q and U_k are loaded once, q is read once, y written
-once. The rank is padded to 16, which is what tensor cores take. Queries in fp32 are multiplied in fp32, and half ones,
-which tf32 holds exactly, in tf32.
+once. The rank is padded to 16, which is what tensor cores take. Queries in bf16 are multiplied as they are, with U_q in
+two parts that together have its precision; fp16 and rotated ones in tf32, fp32 ones in tf32 three times over (tf32x3).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import triton.language as tl
 from ..query_shift import RANK, check
 from ..query_shift import query_shift as public
 from ._gate import each, four, given, heads_strides, normed, place, promised, room, rows_strides, sigmoid
-from ._op import block, by_autograd, direct, like, programs, runs
+from ._op import INTERPRETED, block, by_autograd, direct, like, programs, runs
 from ._rotary import angle_strides, load_query
-from .query_shift_backward import launch_backward, precision
+from .query_shift_backward import launch_backward
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 # Tiles of wider heads do not fit beside U_q and U_k.
 WIDEST = 256
+_INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit(do_not_specialize=["count", "time", "run"])
@@ -34,7 +35,8 @@ def query_shift_kernel(
     factor, count, time, run, n_heads, dim, rank, turned,
     sq_b, sq_t, sq_h, sq_d, su_h, su_d, su_r, sk_h, sk_d, sk_r, sw_h, sw_d, sb_h, sg_b, sg_t, sg_h,
     sl_b, sl_t, sl_h, sm_b, sm_t, sc_b, sc_t, sc_d, ss_b, ss_t, ss_d, sy_b, sy_t, sy_h, sy_d,
-    LAYER_NORM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, RANK: tl.constexpr,
+    LAYER_NORM: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
+    RANK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One head's next `run` rows; heads run fastest, so that neighbours in memory are read at the same time."""
     program = tl.program_id(0)
@@ -42,7 +44,8 @@ def query_shift_kernel(
     part = program // n_heads
     far = head.to(tl.int64)
     columns = tl.arange(0, DIM)
-    ranks = tl.arange(0, RANK)
+    places = tl.arange(0, RANK)
+    ranks = places % (RANK // 2) if SPLIT else places
     down = tl.load(
         u_q + far * su_h + columns[:, None] * su_d + ranks[None, :] * su_r,
         mask=(columns < dim)[:, None] & (ranks < rank)[None, :], other=0.0,
@@ -51,9 +54,16 @@ def query_shift_kernel(
         u_k + far * sk_h + columns[None, :] * sk_d + ranks[:, None] * sk_r,
         mask=(columns < dim)[None, :] & (ranks < rank)[:, None], other=0.0,
     ).to(tl.float32)  # fmt: skip
+    if SPLIT:
+        # U_q rounded, and beside it what that lost: both products stand side by side, and U_k, twice, adds them.
+        rounded = down.to(q.dtype.element_ty)
+        rest = down - rounded.to(tl.float32)
+        down = tl.where((places < RANK // 2)[None, :], rounded.to(tl.float32), rest).to(q.dtype.element_ty)
+        if _INTERPRETED:  # which multiplies the bits of bf16
+            down = down.to(tl.float32)
 
     last = tl.minimum(part * run + run, count)
-    for start in range(part * run, last, ROWS):
+    for start in tl.range(part * run, last, ROWS, num_stages=STAGES):
         row = start + tl.arange(0, ROWS)
         live = row < last
         moved = live
@@ -63,7 +73,14 @@ def query_shift_kernel(
         at_q = place(row, live, time, sq_b, sq_t) + far * sq_h
         at_c = place(row, live, time, sc_b, sc_t)
         at_s = place(row, live, time, ss_b, ss_t)
-        x = load_query(q, cos, sin, at_q, at_c, at_s, columns, sq_d, sc_d, ss_d, kept, turned)
+        if SPLIT:
+            raw = tl.load(q + at_q[:, None] + columns[None, :] * sq_d, mask=kept, other=0.0)
+            x = raw.to(tl.float32)
+            if _INTERPRETED:
+                raw = x
+        else:
+            x = load_query(q, cos, sin, at_q, at_c, at_s, columns, sq_d, sc_d, ss_d, kept, turned)
+            raw = x
         strength = tl.full((ROWS,), 1.0, tl.float32) * factor
         if w is not None:
             weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
@@ -81,17 +98,26 @@ def query_shift_kernel(
         if gate is not None:
             at_g = place(row, live, time, sg_b, sg_t) + far * sg_h
             strength *= tl.load(gate + at_g, mask=moved, other=0.0).to(tl.float32)
-        low = tl.dot(x, down, input_precision=PRECISION) * strength[:, None]
+        low = tl.dot(raw, down, input_precision=PRECISION) * strength[:, None]
         step = tl.dot(low, up, input_precision=PRECISION)
         x = tl.where(moved[:, None], x + step, x)
         at_y = place(row, live, time, sy_b, sy_t) + far * sy_h
         tl.store(y + at_y[:, None] + columns[None, :] * sy_d, x.to(y.dtype.element_ty), mask=kept)
 
 
-def _settings(count: int, dim: int) -> dict[str, int]:
-    """The tile, 16 rows at least for `tl.dot`, and what works on it."""
-    rows = max(16, min(block(count), 4096 // dim))
-    return {"ROWS": rows, "DIM": dim, "RANK": RANK, "num_warps": 4, "num_stages": 1}
+def _settings(count: int, dim: int, rank: int, split: bool, wide: bool) -> dict[str, Any]:
+    """The tile, 16 rows at least for `tl.dot`, and what works on it, as they were fastest on an H100."""
+    rows, warps, stages = (64, 4, 3) if split and dim <= 128 else (16, 4 if split else 2, 1)
+    return {
+        "SPLIT": split,
+        "PRECISION": "tf32x3" if wide else "tf32",
+        "ROWS": max(16, min(block(count), rows)),
+        "DIM": dim,
+        "RANK": 2 * block(rank, 8) if split else RANK,
+        "STAGES": stages,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
 
 
 def launch(
@@ -121,7 +147,8 @@ def launch(
     rows_at, *rows_by = rows_strides(rows, q.shape[:-2])
     cos_at, *cos_by = angle_strides(cos, q.shape)
     sin_at, *sin_by = angle_strides(sin, q.shape)
-    settings = _settings(count, block(dim, 16))
+    split = q.dtype == torch.bfloat16 and cos is None
+    settings = _settings(count, block(dim, 16), rank, split, q.dtype == torch.float32)
     each_rows = settings["ROWS"]
     parts = min(triton.cdiv(count, each_rows), max(1, programs(q.device, 8) // n_heads))
     run = triton.cdiv(triton.cdiv(count, parts), each_rows) * each_rows
@@ -130,7 +157,7 @@ def launch(
         math.sqrt(dim / rank), count, time, run, n_heads, dim, rank, 0 if cos is None else cos.shape[-1],
         *x.stride(), *each(u_q, 3), *each(u_k, 3), *each(w, 2), *each(b, 1), *gate_by, *lse_by, *rows_by,
         *cos_by, *sin_by, *y.stride(),
-        LAYER_NORM=layer_norm, PRECISION=precision(q), **settings,
+        LAYER_NORM=layer_norm, **settings,
     )  # fmt: skip
     return like(q, out)
 
