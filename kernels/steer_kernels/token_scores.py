@@ -19,7 +19,7 @@ from .dispatch import kernel
 # Scores of one chunk, of which there are two copies: 8 MiB each in fp32, as much as stays in a last-level cache.
 CHUNK = 1 << 21
 # But so many rows at least: with fewer, a matrix product waits for the keys.
-LEAST = 32
+LEAST = 64
 
 
 @kernel

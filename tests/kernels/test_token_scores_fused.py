@@ -328,9 +328,9 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("run", [REFERENCE, fused.launch], ids=["torch", "triton"])
 def test_memory_is_linear_in_the_keys(monkeypatch, run):
-    """With 128 queries of 2 heads nothing is as large as half of their matrix; a fixed share of it is in use."""
+    """With 256 queries of 2 heads nothing is larger than a quarter of their matrix, whatever its size."""
     monkeypatch.setattr(sys.modules["steer_kernels.token_scores"], "CHUNK", 1)
-    window, keys = 128, 512
+    window, keys = 256, 512
     query, key = tensors(1, 1, 2, window, keys, 16)
     said = (torch.arange(keys - window, keys, device=DEVICE), torch.arange(keys, device=DEVICE), None, None)
     with Largest() as seen:
@@ -338,7 +338,7 @@ def test_memory_is_linear_in_the_keys(monkeypatch, run):
             REFERENCE(query, key, 0.25, query_slots=said[0], key_slots=said[1])
         else:
             fused.launch(query, key, 0.25, None, None, "sum", *said)
-    assert seen.numel <= 2 * 32 * keys  # two copies of the fewest rows that a chunk has, of 256
+    assert seen.numel <= 2 * 64 * keys  # two copies of the fewest rows that a chunk has, of 512
 
 
 @pytest.mark.parametrize("reduce", ["sum", "max"])
