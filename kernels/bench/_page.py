@@ -60,7 +60,7 @@ def page(slug: str, about: dict[str, Any], rows: list[Row], folder: Path) -> str
     """The page of one machine."""
     cuda = about["type"] == "cuda"
     lines = [f"# The kernels on {about['device']}", "", *_words.source(slug, about, COMMAND)]
-    lines += ["", "## Targets", "", "Set before anything was timed. A figure is the worst of the rows that count.", ""]
+    lines += ["", "## Targets", "", *_words.promised(cuda), ""]
     lines += targets(_targets.gpu() if cuda else _targets.cpu(), rows)
     if not cuda:
         lines += ["", f"Compiled figures are blank on this page: {NO_GPU} here. See [the index](kernels.md)."]

@@ -18,6 +18,16 @@ def source(slug: str, about: dict[str, Any], command: str) -> list[str]:
     )
 
 
+def promised(cuda: bool) -> list[str]:
+    """How the targets came about."""
+    memory = (
+        "That a CPU is timed both with freed memory kept and in new memory (see below) was decided after a first run, "
+        "whose times depended on which of the two a variant happened to get."
+    )
+    text = "Set before anything was timed. A figure is the worst of the rows that count."
+    return _filled(text if cuda else f"{text} {memory}")
+
+
 def tests(about: dict[str, Any]) -> list[str]:
     """How the kernels' tests went in the same run."""
     found = about.get("tests")

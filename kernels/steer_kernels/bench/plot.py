@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .cases import KERNELS
 from .rows import OTHERS, Row
 from .table import PASSES, headline, thousands
 
@@ -25,6 +26,7 @@ def plot(path: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    rows = sorted(rows, key=lambda row: KERNELS.index(row.kernel))
     near = [row for row in rows if row.of_copy is not None]
     fast = [row for row in rows if row.x_eager is not None and (row.large or row.direction in ("host", "graph"))]
     height = 1.5 + 0.2 * max(len(near), 1.3 * len(fast), 4)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .cases import KERNELS
 from .rows import OTHERS, Row
 
 WIDTH = 160
@@ -42,6 +43,7 @@ def cells(row: Row) -> tuple[str, ...]:
 def show(about: dict[str, Any], rows: Sequence[Row]) -> None:
     """Print machine, table, errors and what was left out."""
     print(headline(about))
+    rows = sorted(rows, key=lambda row: KERNELS.index(row.kernel))
     try:
         _rich(rows)
     except ImportError:
