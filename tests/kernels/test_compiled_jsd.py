@@ -6,11 +6,12 @@ import importlib
 
 import pytest
 
-from steer_kernels.fused import _jsd_terms, jsd_backward
+from steer_kernels.fused import _jsd_plan, _jsd_terms, jsd_backward
 
 from .compiles import compiles, job
 
 file = importlib.import_module("steer_kernels.fused.jsd")
+H100 = _jsd_plan.Machine(processors=132, l2=50 << 20)
 OTHERS = {"labels": "*i64", "done": "*i32", "counters": "*i32"}
 FP32 = {"out", "stats", "parts", "found", "grad"}
 NUMBERS = {"scale", "unit", "bound", "beta", "factor", *(f"c{i}" for i in range(2, 9))}
@@ -41,9 +42,11 @@ def test_jsd_compiles(dtype):
         (_jsd_terms.END, True, (file._rows,)),
     ):
         for kernel in kernels:
-            warps = 16 if kernel is file._rows else 8
-            cut = {"LANES": warps * 512 // each, "EACH": each, "PACKED": True, "LABELS": save, "SLICES": 64}
-            jobs.append(made("jsd", kernel, dtype, {**cut, "MODE": mode, "SAVE": save}, warps))
+            plan = {file._rows: "row", file._group: "group"}.get(kernel, "split")
+            how = file.settings(plan, 4096, 151936, 16 // each, H100, save)
+            cut = {"LANES": how.lanes, "EACH": each, "PACKED": True, "LABELS": save, "SLICES": 64}
+            cut |= {"HELD": how.span == how.lanes * each, "MODE": mode, "SAVE": save}
+            jobs.append(made("jsd", kernel, dtype, cut, how.warps))
         cut = {"LANES": 2048 // each, "EACH": each, "PACKED": not save, "LABELS": save, "WANT_A": save, "WANT_B": True}
         jobs.append(made("jsd_backward", jsd_backward._gradients, dtype, {**cut, "MODE": mode}, 4))
     for result in compiles(*jobs):

@@ -5,8 +5,8 @@ should come from L2 or from registers, never from memory, and there are three wa
 
     row     one program a row. Where enough rows are in flight to fill the machine and still fit L2 together.
     split   programs (row, slice) in two launches. Where there are few rows, or all of them fit L2.
-    group   programs (row, slice) in one launch, which keep their slice and wait for their row's others between the
-            passes. Anything else; only compiled, since the interpreter runs programs one after the other.
+    group   programs (row, slice) in one launch, which wait for their row's others between the passes and keep their
+            slice (fp32) or read it from L2. Anything else; only compiled, since the interpreter runs programs in turn.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def _split_sums(
 @triton.jit
 def _group(
     first, second, labels, out, stats, parts, found, counters, rows, size, row_a, row_b, step_a, step_b, label_step,
-    ignored, scale, unit, bound, beta, c2, c3, c4, c5, c6, c7, c8, slices,
+    ignored, scale, unit, bound, beta, c2, c3, c4, c5, c6, c7, c8, slices, span,
     LANES: tl.constexpr, EACH: tl.constexpr, PACKED: tl.constexpr, MODE: tl.constexpr, SAVE: tl.constexpr,
-    LABELS: tl.constexpr, SLICES: tl.constexpr,
+    LABELS: tl.constexpr, SLICES: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     # Programs take rows in the order in which they start, not by their number: whoever waits, waits for programs that
     # run already, or for one that will be started as soon as any other ends, and the oldest row waits for nobody.
@@ -156,20 +156,28 @@ def _group(
         if slice == 0:
             skip(out, stats, row, rows, SAVE)
         return
-    start = slice * LANES * EACH
-    offsets = places(LANES, EACH, PACKED)
-    if start + LANES * EACH <= size:
-        a = load(first + row * row_a, step_a, start, offsets, size, False)
-        b = load(second + row * row_b, step_b, start, offsets, size, False)
-    else:
-        a = load(first + row * row_a, step_a, start, offsets, size, True)
-        b = load(second + row * row_b, step_b, start, offsets, size, True)
-    empty = tl.full((LANES,), FLOOR, tl.float32)
+    start = slice * span
+    end = tl.minimum(start + span, size)
     zero = tl.zeros((LANES,), tl.float32)
-    top_a, sum_a = gather(a, empty, zero, scale)
-    top_b, sum_b = gather(b, empty, zero, scale)
-    high_a, total_a = merge(top_a, sum_a)
-    high_b, total_b = merge(top_b, sum_b)
+    first += row * row_a
+    second += row * row_b
+    if HELD:
+        offsets = places(LANES, EACH, PACKED)
+        if start + LANES * EACH <= size:
+            a = load(first, step_a, start, offsets, size, False)
+            b = load(second, step_b, start, offsets, size, False)
+        else:
+            a = load(first, step_a, start, offsets, size, True)
+            b = load(second, step_b, start, offsets, size, True)
+        empty = tl.full((LANES,), FLOOR, tl.float32)
+        top_a, sum_a = gather(a, empty, zero, scale)
+        top_b, sum_b = gather(b, empty, zero, scale)
+        high_a, total_a = merge(top_a, sum_a)
+        high_b, total_b = merge(top_b, sum_b)
+    else:
+        high_a, total_a, high_b, total_b = scan(
+            first, second, step_a, step_b, start, end, scale, LANES, EACH, PACKED
+        )  # fmt: skip
     _publish(parts, row, slices, slice, high_a, total_a, high_b, total_b)
     tl.debug_barrier()
     tl.atomic_add(counters + row, 1, sem="release")
@@ -177,12 +185,19 @@ def _group(
         pass
     tl.debug_barrier()
     lse_a, lse_b, gap = _collect(parts, row, slices, SLICES)
-    total, of_p, of_q = add(
-        a, b, zero, zero, zero, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE
-    )  # fmt: skip
+    if HELD:
+        totals, of_ps, of_qs = add(
+            a, b, zero, zero, zero, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8, MODE, SAVE
+        )  # fmt: skip
+        total, of_p, of_q = tl.sum(totals, 0), tl.sum(of_ps, 0), tl.sum(of_qs, 0)
+    else:
+        total, of_p, of_q = sums(
+            first, second, step_a, step_b, start, end, scale, lse_a, lse_b, gap, beta, c2, c3, c4, c5, c6, c7, c8,
+            LANES, EACH, PACKED, MODE, SAVE,
+        )  # fmt: skip
     _conclude(
-        out, stats, found, counters + rows, row, rows, slices, slice, tl.sum(total, 0), tl.sum(of_p, 0),
-        tl.sum(of_q, 0), lse_a, lse_b, gap, unit, bound, SLICES, SAVE,
+        out, stats, found, counters + rows, row, rows, slices, slice, total, of_p, of_q, lse_a, lse_b, gap, unit,
+        bound, SLICES, SAVE,
     )  # fmt: skip
 
 
@@ -209,7 +224,7 @@ def launch(
     element = max(first.element_size(), second.element_size())
     of = machine(first.device)
     plan = plan or choose(rows, size, element, of)
-    cut, how = settings(plan, rows, size, element, of), weights(beta)
+    cut, how = settings(plan, rows, size, element, of, save), weights(beta)
     tile: dict[str, Any] = {
         "LANES": cut.lanes,
         "EACH": cut.each,
@@ -246,7 +261,7 @@ def launch(
     counters = torch.zeros(2 * rows + 1, dtype=torch.int32, device=first.device)
     _group[grid](
         first, second, label[0], out, stats, parts, found, counters, rows, size, *strides, label[1], ignore_index,
-        *term, cut.slices, **every,
+        *term, cut.slices, cut.span, HELD=cut.span == cut.lanes * cut.each, **every,
     )  # fmt: skip
     return out, stats
 
