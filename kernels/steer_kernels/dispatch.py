@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -43,11 +44,13 @@ def kernel(reference: F) -> F:
     The reference itself stays reachable as the attribute `reference`.
     """
     name = reference.__name__
+    first = next(iter(inspect.signature(reference).parameters))
     register(name, reference)
 
     @functools.wraps(reference)
-    def dispatched(x: Any, *args: Any, **kwargs: Any) -> Any:
-        return best(name, x.device.type)(x, *args, **kwargs)
+    def dispatched(*args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs[first]
+        return best(name, x.device.type)(*args, **kwargs)
 
     dispatched.reference = reference  # type: ignore[attr-defined]
     return cast(F, dispatched)
