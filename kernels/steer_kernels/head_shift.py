@@ -8,11 +8,9 @@ is MimIC (arXiv:2504.08851): v is a key-value pair that every query sees, and g 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-from torch.compiler import is_compiling
 
+from ._pieces import pieces, whole
 from .dispatch import kernel
 from .gate import sigmoid_gate
 
@@ -68,11 +66,11 @@ def head_shift(
         lse = lse if lse is None else torch.where(rows[..., None], lse, 0)
     if scale != 1.0:
         v = v * scale
-    if wanted or o.numel() <= 4 * CHUNK or is_compiling():
+    if whole(o, q, w, b, v, lse):
         return _shifted(o, q, w, b, v, lse, rows, layer_norm, heads)
     out = torch.empty_like(o)
     rows = None if rows is None else rows.expand(o.shape[:-2])
-    for part in pieces(o):
+    for part in pieces(o, -3):
         at = (..., part, slice(None), slice(None))
         out[at] = _shifted(
             o[at], q[at], w, b, v,
@@ -102,13 +100,6 @@ def _shifted(
     if rows is not None:
         y = torch.where(rows[..., None, None], y, x)
     return y if heads is None else o.index_copy(-2, heads, y)
-
-
-def pieces(x: torch.Tensor) -> Iterable[slice]:
-    """Slices of the T of x (..., T, H, d), each of about CHUNK numbers."""
-    time = x.shape[-3]
-    each = max(1, CHUNK * time // max(1, x.numel()))
-    return (slice(start, start + each) for start in range(0, time, each))
 
 
 def check(

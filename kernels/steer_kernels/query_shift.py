@@ -11,11 +11,11 @@ score matrix: keys, cache and attention kernel stay as they are.
 from __future__ import annotations
 
 import torch
-from torch.compiler import is_compiling
 
+from ._pieces import pieces, whole
 from .dispatch import kernel
 from .gate import HALF, sigmoid_gate
-from .head_shift import CHUNK, check_rows, pieces
+from .head_shift import check_rows
 
 RANK = 16
 
@@ -62,13 +62,12 @@ def query_shift(
         ValueError: shapes that do not go together; a rank above 16; w with gate; cos without sin; rows not bool.
     """
     check(q, u_q, u_k, w, b, gate, lse, rows, cos, sin)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, u_q, u_k, w, b, gate, lse))
-    if wanted or q.numel() <= 4 * CHUNK or is_compiling():
+    if whole(q, u_q, u_k, w, b, gate, lse):
         return _shifted(q, u_q, u_k, w, b, gate, lse, rows, layer_norm, cos, sin)
     out = torch.empty_like(q)
     gate = None if gate is None else gate.expand(*q.shape[:-1], 1)
     rows = None if rows is None else rows.expand(q.shape[:-2])
-    for part in pieces(q):
+    for part in pieces(q, -3):
         at = (..., part, slice(None), slice(None))
         out[at] = _shifted(
             q[at], u_q, u_k, w, b, None if gate is None else gate[at],

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import torch
 
+from ._pieces import pieces, whole
 from .dispatch import kernel
 
 EPS = 1e-6
+# Numbers at a time where h is large: few operations a number, so that new memory is what takes time.
+PIECE = 1 << 16
 COSINE_EPS = 1e-8
 
 
@@ -49,6 +52,23 @@ def shift(
     Returns:
         Shape and dtype of h.
     """
+    by_norms = keep_norm or relative or cosine
+    one_pass = not by_norms and gate is None and rows is None and h.dtype == v.dtype
+    if not one_pass and not whole(h, v, gate):
+        return _piecewise(h, v, gate, rows, scale, keep_norm, relative, cosine)
+    return _shifted(h, v, gate, rows, scale, keep_norm, relative, cosine)
+
+
+def _shifted(
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    scale: float,
+    keep_norm: bool,
+    relative: bool,
+    cosine: bool,
+) -> torch.Tensor:
     if not (keep_norm or relative or cosine):
         step = v if gate is None else gate * v
         y = h + (step if scale == 1.0 else scale * step)
@@ -56,6 +76,24 @@ def shift(
     else:
         y = _by_norms(h, v, gate, scale, keep_norm, relative, cosine)
     return y if rows is None else torch.where(rows.unsqueeze(-1), y, h)
+
+
+def _piecewise(
+    h: torch.Tensor, v: torch.Tensor, gate: torch.Tensor | None, rows: torch.Tensor | None, scale: float, *flags: bool
+) -> torch.Tensor:
+    out = torch.empty_like(h)
+    axis = -3 if v.ndim > 1 and v.shape[-2] > 1 else -2
+    tail = (slice(None),) * (-axis - 1)
+    v = v.expand(h.shape) if v.ndim > 2 else v
+    gate = None if gate is None else gate.expand(*h.shape[:-1], 1)
+    rows = None if rows is None else rows.expand(h.shape[:-1])
+    for part in pieces(h, axis, PIECE):
+        at = (..., part, *tail)
+        out[at] = _shifted(
+            h[at], v[at] if v.ndim > 2 else v, None if gate is None else gate[at],
+            None if rows is None else rows[(..., part, *tail[1:])], scale, *flags,
+        )  # fmt: skip
+    return out
 
 
 def _by_norms(

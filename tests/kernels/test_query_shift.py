@@ -252,7 +252,7 @@ def test_pieces_agree_with_the_whole(monkeypatch, by):
         call = {name: x for name, x in call.items() if name not in ("w", "b", "lse")}
         call["gate"] = torch.rand(2, 1, 1, 1, device=DEVICE)
     whole = steer_kernels.query_shift.reference(**call)
-    monkeypatch.setattr(sys.modules["steer_kernels.query_shift"], "CHUNK", 60)
+    monkeypatch.setattr(sys.modules["steer_kernels._pieces"], "CHUNK", 60)
     torch.testing.assert_close(steer_kernels.query_shift.reference(**call), whole, rtol=1e-6, atol=1e-6)
 
 

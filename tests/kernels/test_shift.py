@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steer_kernels
+from steer_kernels._pieces import pieces
 from steer_kernels.fused import shift as fused
 
 from .compiles import compiles, job
@@ -95,6 +97,21 @@ def test_forward_and_backward(way, problem, flags):
     if rows is not None:
         still = ~rows.expand(h.shape[:-1])
         assert torch.equal(got[still], h[still])
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("heads", [None, 3])
+def test_large_tensors_are_worked_on_in_pieces(flags, heads, monkeypatch):
+    lead = (2, 7) if heads is None else (2, 7, heads)
+    h, v = torch.randn(*lead, 40).bfloat16(), torch.randn(*([] if heads is None else [heads]), 40)
+    gate, rows = torch.rand(*lead, 1), torch.rand(lead) > 0.5
+    want = steer_kernels.shift.reference(h, v, gate, rows, scale=0.5, **flags)
+    seen = []
+    monkeypatch.setattr(sys.modules["steer_kernels._pieces"], "CHUNK", 20)
+    monkeypatch.setattr(sys.modules["steer_kernels.shift"], "PIECE", 200)
+    monkeypatch.setattr(sys.modules["steer_kernels.shift"], "pieces", lambda *a: seen.extend(pieces(*a)) or seen)
+    assert torch.equal(steer_kernels.shift.reference(h, v, gate, rows, scale=0.5, **flags), want)
+    assert len(seen) > 1
 
 
 @pytest.mark.parametrize("flags", FLAGS)
