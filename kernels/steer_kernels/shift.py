@@ -81,8 +81,10 @@ def _shifted(
 def _piecewise(
     h: torch.Tensor, v: torch.Tensor, gate: torch.Tensor | None, rows: torch.Tensor | None, scale: float, *flags: bool
 ) -> torch.Tensor:
-    out = torch.empty_like(h)
     axis = -3 if v.ndim > 1 and v.shape[-2] > 1 else -2
+    if h.ndim < -axis:
+        return _shifted(h, v, gate, rows, scale, *flags)
+    out = torch.empty_like(h)
     tail = (slice(None),) * (-axis - 1)
     v = v.expand(h.shape) if v.ndim > 2 else v
     gate = None if gate is None else gate.expand(*h.shape[:-1], 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.compiler import is_compiling
@@ -12,12 +13,26 @@ from torch.compiler import is_compiling
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HALF = (torch.float16, torch.bfloat16)
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+L = TypeVar("L", bound=Callable[..., Any])
 
 
 def runs(*tensors: torch.Tensor | None) -> bool:
     """Whether Triton can take these: on CUDA (or interpreted), and no wider than fp32."""
     given = [t for t in tensors if t is not None]
     return (given[0].is_cuda or INTERPRETED) and all(t.dtype != torch.float64 for t in given)
+
+
+def on_its_device(launcher: L) -> L:
+    """Have a launcher run on its first tensor's device: Triton launches on the current one, whatever it is given."""
+
+    @functools.wraps(launcher)
+    def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not x.is_cuda or x.get_device() == torch.cuda.current_device():
+            return launcher(x, *args, **kwargs)
+        with torch.cuda.device(x.device):
+            return launcher(x, *args, **kwargs)
+
+    return cast(L, run)
 
 
 def direct(*tensors: torch.Tensor | None) -> bool:

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from ..compact import BITS, check
 from ..compact import compact as public
-from ._op import INTERPRETED, block, direct, runs
+from ._op import INTERPRETED, block, direct, on_its_device, runs
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 
@@ -120,6 +120,7 @@ def _settings(width: int, value_width: int) -> dict[str, int]:
     return {"BLOCK_N": tall, "BLOCK_D": wide, "BLOCK_V": value_wide, "num_warps": 4}
 
 
+@on_its_device
 def launch(
     keys: torch.Tensor,
     values: torch.Tensor,

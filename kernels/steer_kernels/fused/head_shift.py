@@ -17,7 +17,7 @@ import triton.language as tl
 from ..head_shift import check
 from ..head_shift import head_shift as public
 from ._gate import each, four, given, heads_strides, normed, place, promised, room, rows_strides, sigmoid
-from ._op import block, by_autograd, direct, like, runs
+from ._op import block, by_autograd, direct, like, on_its_device, runs
 from .head_shift_backward import launch_backward
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
@@ -85,6 +85,7 @@ def _settings(count: int, dim: int, dim_v: int) -> dict[str, int]:
     return {"ROWS": rows, "DIM": dim, "DIM_V": dim_v, "num_warps": 4 if rows * wide >= 1024 else 1}
 
 
+@on_its_device
 def launch(
     o: torch.Tensor,
     q: torch.Tensor,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ._gate import each, four, gate_to_x, heads_strides, normed, place, room, rows_strides, sigmoid, summed
-from ._op import block, programs
+from ._op import block, on_its_device, programs
 
 
 @triton.jit(do_not_specialize=["count", "time", "run"])
@@ -98,6 +98,7 @@ def _settings(count: int, dim: int, dim_v: int) -> dict[str, int]:
     return {"ROWS": rows, "DIM": dim, "DIM_V": dim_v, "num_warps": 4 if rows * wide >= 1024 else 1}
 
 
+@on_its_device
 def launch_backward(
     grad: torch.Tensor,
     q: torch.Tensor,

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ..js_select import check, dropped_mass, halves
 from ..js_select import js_select as public
-from ._op import block, direct, runs
+from ._op import block, direct, on_its_device, runs
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 TOP = tl.constexpr(2147483647)
@@ -185,6 +185,7 @@ def _settings(n: int) -> dict[str, int | bool]:
     return {"ONE": n <= size, "BLOCK": size, "num_warps": 4 if size <= 1024 else 8 if size <= 4096 else 16}
 
 
+@on_its_device
 def launch(
     scores: torch.Tensor,
     budget: float | None,

@@ -22,7 +22,7 @@ from ..jsd import check
 from ..jsd import jsd as _jsd
 from ._jsd_plan import choose, machine, packed, settings, weights
 from ._jsd_terms import FLOOR, add, finish, gather, load, merge, normalisers, places, scan, skip, sums
-from ._op import block, direct, runs
+from ._op import block, direct, on_its_device, runs
 from .jsd_backward import gradients
 
 LN2 = math.log(2.0)
@@ -201,6 +201,7 @@ def _group(
     )  # fmt: skip
 
 
+@on_its_device
 def launch(
     first: torch.Tensor,
     second: torch.Tensor,

@@ -17,7 +17,7 @@ import triton.language as tl
 from ..jsd import gradients as in_torch
 from ._jsd_plan import packed, weights
 from ._jsd_terms import _MIXED, load, log_ratio, lost, pair, places
-from ._op import INTERPRETED, block, runs
+from ._op import INTERPRETED, block, on_its_device, runs
 
 LN2 = math.log(2.0)
 
@@ -82,6 +82,7 @@ def _settings(size: int, element: int) -> tuple[int, int, int]:
     return 4 * 32 * 16 // each, each, 4
 
 
+@on_its_device
 def launch(
     grad: torch.Tensor,
     first: torch.Tensor,

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ..key_bias import check
 from ..key_bias import key_bias as public
-from ._op import block, direct, runs
+from ._op import block, direct, on_its_device, runs
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 
@@ -87,6 +87,7 @@ def _settings(width: int, value_width: int, extra: int) -> dict[str, int]:
     return {**units, **blocks, "num_warps": 4}
 
 
+@on_its_device
 def launch(
     query: torch.Tensor,
     key: torch.Tensor,

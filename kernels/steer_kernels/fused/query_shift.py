@@ -19,7 +19,7 @@ import triton.language as tl
 from ..query_shift import RANK, check
 from ..query_shift import query_shift as public
 from ._gate import each, four, given, heads_strides, normed, place, promised, room, rows_strides, sigmoid
-from ._op import INTERPRETED, block, by_autograd, direct, like, programs, runs
+from ._op import INTERPRETED, block, by_autograd, direct, like, on_its_device, programs, runs
 from ._rotary import angle_strides, load_query
 from .query_shift_backward import launch_backward
 
@@ -120,6 +120,7 @@ def _settings(count: int, dim: int, rank: int, split: bool, wide: bool) -> dict[
     }
 
 
+@on_its_device
 def launch(
     q: torch.Tensor,
     u_q: torch.Tensor,

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from ..query_shift import RANK
 from ._gate import each, four, gate_to_x, heads_strides, normed, place, room, rows_strides, sigmoid, summed
-from ._op import HALF, block, programs
+from ._op import HALF, block, on_its_device, programs
 from ._rotary import angle_strides, load_query, turned_back
 
 
@@ -129,6 +129,7 @@ def _settings(dim: int) -> dict[str, int]:
     return {"ROWS": 16, "DIM": dim, "RANK": RANK, "num_warps": 4 if dim < 128 else 8, "num_stages": 1}
 
 
+@on_its_device
 def launch_backward(
     grad: torch.Tensor,
     q: torch.Tensor,

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ..shift import COSINE_EPS, EPS
 from ..shift import shift as public
-from ._op import block, direct, like, runs
+from ._op import block, direct, like, on_its_device, runs
 from ._rows import four, narrow, spread, strides
 from .shift_backward import gradients
 
@@ -78,6 +78,7 @@ def _settings(total: int, width: int) -> dict[str, int]:
     return {"LOOP": loop, "BLOCK_R": tall, "BLOCK_D": wide, "num_warps": 4 if tall * wide <= 4096 else 8}
 
 
+@on_its_device
 def launch(
     h: torch.Tensor,
     v: torch.Tensor,

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from ..shift import COSINE_EPS, EPS
 from ..shift import shift as public
-from ._op import block, by_autograd, programs, runs
+from ._op import block, by_autograd, on_its_device, programs, runs
 from ._rows import four, narrow, spread, strides
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
@@ -106,6 +106,7 @@ def shift_backward_kernel(
         tl.store(dv + to, tl.sum(total, 0), mask=inside)
 
 
+@on_its_device
 def launch(
     grad: torch.Tensor,
     h: torch.Tensor,

@@ -22,7 +22,7 @@ import triton.language as tl
 
 from ..token_scores import checked
 from ..token_scores import token_scores as public
-from ._op import HALF, INTERPRETED, block, direct, programs, runs
+from ._op import HALF, INTERPRETED, block, direct, on_its_device, programs, runs
 from ._seen import key_labels, log2, query_labels, scores
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
@@ -185,6 +185,7 @@ def _shares(device: torch.device, others: int, keys: int, tile: int) -> int:
     return max(1, min(256, programs(device, 4) // others, triton.cdiv(keys, 4 * tile)))
 
 
+@on_its_device
 def launch(
     query: torch.Tensor,
     key: torch.Tensor,
