@@ -10,6 +10,7 @@ On a machine with a GPU the tests run the compiled kernels, and the page is that
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -94,7 +95,10 @@ def _tests(seconds: float) -> dict[str, int] | None:
             "no:cacheprovider",
             f"--junitxml={report}",
             "tests/kernels",
+            "tests/engine/test_kernels.py",
         ]
+        if importlib.util.find_spec("xdist"):
+            command += ["-n", str(min(8, os.cpu_count() or 1))]
         try:
             subprocess.run(command, cwd=ROOT, env=environment, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
