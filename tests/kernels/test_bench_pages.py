@@ -165,5 +165,7 @@ def test_the_one_command_counts_the_tests(script, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     tests = ["def test_a(): pass", "def test_b(): assert False", "import pytest", "def test_c(): pytest.skip()"]
     (folder / "test_some.py").write_text("\n".join([*tests, "def test_d(nothing): pass"]))
+    (tmp_path / "tests" / "engine").mkdir()
+    (tmp_path / "tests" / "engine" / "test_kernels.py").write_text("def test_e(): pass")
     monkeypatch.setattr(record, "ROOT", tmp_path)
-    assert record._tests(60) == {"passed": 1, "failed": 1, "errors": 1, "skipped": 1}
+    assert record._tests(60) == {"passed": 2, "failed": 1, "errors": 1, "skipped": 1}

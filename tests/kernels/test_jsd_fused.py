@@ -157,7 +157,10 @@ def test_excluded_tokens(which, beta):
     out, of_a, of_b = with_gradients(lambda x, y: BOTH[which](x, y, beta=beta), a, b, torch.ones(3, device=DEVICE))
     # The definition on numbers that are as good as excluded.
     want = with_gradients(
-        lambda x, y: truth(x, y, beta), a.double().clamp(min=-200), b.double().clamp(min=-200), torch.ones(3)
+        lambda x, y: truth(x, y, beta),
+        a.double().clamp(min=-200),
+        b.double().clamp(min=-200),
+        torch.ones(3, device=DEVICE),
     )
     for found, true in zip((out, of_a, of_b), want, strict=True):
         check(found, true, 1e-6)
