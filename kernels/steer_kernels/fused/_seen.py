@@ -52,7 +52,7 @@ def scores(
 ):  # fmt: skip
     """Raw scores (rows, keys) and which count, from q (rows, d), k (d, keys) and each row's place in the mask."""
     if WIDEN:
-        x = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee")
+        x = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="tf32x3")
     else:
         x = tl.dot(q, k, out_dtype=tl.float32)
     if NEGATIVE:

@@ -191,5 +191,13 @@ def gradients(
     if not runs(grad, h, v, gate) or not h.numel() or four(h, v) is None:
         named = {"scale": scale, "keep_norm": keep_norm, "relative": relative, "cosine": cosine}
         return by_autograd(lambda *given: REFERENCE(*given, rows, **named), (h, v, gate), wanted, grad)
-    found = gradients_operator(grad, h, v, gate, rows, scale, keep_norm, relative, cosine, wanted)
-    return [f if w else None for f, w in zip(found, wanted, strict=True)]
+    straight = not (keep_norm or relative or cosine)
+    # Then h's gradient is the one that came, which an operator could only hand on as a copy.
+    asked = [wanted[0] and not straight, *wanted[1:]]
+    found: list[torch.Tensor] = []
+    if any(asked):
+        found = gradients_operator(grad, h, v, gate, rows, scale, keep_norm, relative, cosine, asked)
+    made = [f if w else None for f, w in zip(found, asked, strict=True)] if found else [None, None, None]
+    if wanted[0] and straight:
+        made[0] = grad
+    return made

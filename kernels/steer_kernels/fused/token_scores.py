@@ -172,8 +172,8 @@ def _settings(rows: int, width: int, dtype: torch.dtype, masked: bool) -> dict[s
     """The same tile in both kernels, so that both compute the same bits; small enough to spill no register."""
     wide = block(width, 16)
     stages = 3 if wide <= 128 else 2
-    if dtype not in HALF:  # plain multiply-adds: both operands and the result live in registers
-        tall, tile, warps = min(block(rows, 16), 16 if masked else 32), 32, 8
+    if dtype not in HALF:  # three products in tf32 and what their operands lose: larger tiles spill registers
+        tall, tile, warps, stages = min(block(rows, 16), 32 if wide <= 128 else 16), 64, 8, 2
     else:
         tall = min(block(rows, 16), 64)
         tile, warps = 64 if masked or tall == 64 else 128, 8 if masked else 4
