@@ -1,6 +1,7 @@
 """What a session costs where one token is decoded, launched from Python and replayed as one CUDA graph.
 
     python docs/experiments/decode.py --out docs/results/decode-CARD.json       (a minute on a GPU)
+    python docs/experiments/decode.py --page                                    (docs/results/decode.md)
 
 A Llama of the size of a 1 B model (random weights, bf16) with a static cache decodes one token again and again. Each
 session acts in every layer. Eager: the step as `generate` runs it. Graph: the same step captured with
@@ -14,11 +15,12 @@ import argparse
 import json
 import random
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -28,6 +30,7 @@ import steer
 import steer_kernels
 from steer import Intervention, gates, ops, sites
 
+RESULTS = Path(__file__).parents[1] / "results"
 SEED, PROMPT, SLOTS, ROUNDS, REPEATS = 0, 64, 256, 15, 10
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, RANK = 16, 2048, 32, 8, 64, 8
 QUICK = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 100}
@@ -186,8 +189,14 @@ def measure(variants: list[Variant]) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", action="store_true", help="write the page from the records; nothing runs")
     parser.add_argument("--quick", action="store_true", help="a toy model, for trying the script")
     options = parser.parse_args()
+    if options.page:
+        (RESULTS / "decode.md").write_text(
+            page([json.loads(f.read_text()) for f in sorted(RESULTS.glob("decode-*.json"))])
+        )
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model_of(device, options.quick)
     with torch.no_grad():
@@ -205,6 +214,39 @@ def main() -> None:
     if options.out:
         options.out.write_text(text + "\n")
     print(text)
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """The records as a page."""
+    said = (
+        "Written by `python docs/experiments/decode.py --page` from the records beside it. Each session acts in every "
+        "layer. *Eager*: the step as `generate` runs it, launched from Python. *Graph*: the same step, the session's "
+        "kernels included, captured in one CUDA graph over a static cache and replayed; before it is timed, its logits "
+        "must equal the eager ones. Medians over rounds in which all take turns; ratios to the bare model within a "
+        "round, with quartiles."
+    )
+    lines = ["# One decoded token under a session", "", *textwrap.wrap(said, 120)]
+    for record in records:
+        size, versions = record["model"], ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+        lines += ["", f"## {record['machine']}", ""]
+        model = f"{size['layers']} layers of width {size['width']}, {size['dtype']}, random weights, batch 1"
+        rounds = f"{record['prompt']} tokens before, {record['rounds']} rounds"
+        lines += textwrap.wrap(f"{record['date']}; {versions}; {model}; {rounds}.", 120)
+        lines += [
+            "",
+            "| session | eager ms | to bare | graph ms | to bare | largest difference of logits, graph to eager |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for row in record["rows"]:
+            cells = [row["session"]]
+            for way in ("eager", "graph"):
+                low, middle, high = row.get(f"{way}_to_bare", [None] * 3)
+                cells += [f"{row[f'{way}_ms']:.2f}", f"{middle:.3f} [{low:.3f}, {high:.3f}]"] if middle else ["", ""]
+            cells.append(row.get("graph_error") or f"{row.get('largest_difference', '')}")
+            lines.append("| " + " | ".join(cells) + " |")
+        if "note" in record:
+            lines += ["", *textwrap.wrap(record["note"], 120)]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def index(records: dict[str, tuple[dict[str, Any], list[Row]]]) -> str:
 
 
 def page(slug: str, about: dict[str, Any], rows: list[Row], folder: Path) -> str:
-    """The page of one machine."""
+    """The page of one machine. What its record cannot know stands in `kernels-<slug>.notes.txt`, written by hand."""
     cuda = about["type"] == "cuda"
     lines = [f"# The kernels on {about['device']}", "", *_words.source(slug, about, COMMAND)]
     lines += ["", "## Targets", "", *_words.promised(cuda), ""]
@@ -65,6 +65,9 @@ def page(slug: str, about: dict[str, Any], rows: list[Row], folder: Path) -> str
     if not cuda:
         lines += ["", f"Compiled figures are blank on this page: {NO_GPU} here. See [the index](kernels.md)."]
     lines += _words.tests(about)
+    notes = folder / f"kernels-{slug}.notes.txt"
+    if notes.exists():
+        lines += ["", "## What to know", "", notes.read_text(encoding="utf-8").strip()]
     if (folder / f"kernels-{slug}.png").exists():
         lines += ["", f"![bandwidth and speed-ups](kernels-{slug}.png)"]
     lines += ["", "## Figures", "", *_words.LEGEND, ""]
