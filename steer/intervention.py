@@ -49,6 +49,12 @@ class Intervention:
                 "use it at head_q, head_out or key_bias, or with of_query=False"
             )
 
+        if self.gate.needs_lse and self.site.name == "head_q":
+            raise InterventionError(
+                f"gates.{type(self.gate).__name__} reads the log-sum-exp of the scores, which are not made yet at "
+                "'head_q'; use it at head_out or key_bias, or without minus_lse"
+            )
+
     @property
     def label(self) -> str:
         """The name, or the op and the site in words."""

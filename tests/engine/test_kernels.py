@@ -13,6 +13,7 @@ import torch
 import steer
 import steer_kernels
 from steer import Intervention, gates, ops, positions, sites
+from steer.errors import InterventionError
 from steer_kernels import dispatch
 
 from .helpers import HEAD_DIM, HEADS, LAYERS, WIDTH, randn, tiny_llama, tokens
@@ -119,6 +120,13 @@ def test_what_trains_gets_its_gradient_through_triton(ran):
     for name, mine, theirs in zip(start, found["triton"], found["torch"], strict=True):
         assert float(theirs.abs().max()) > 0, name
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()), msg=name)
+
+
+def test_a_gate_cannot_read_what_is_not_made_yet():
+    """Sums of scores at head_q: it was taken for a gate without them."""
+    low_rank = ops.LowRankQuery(randn(HEADS, HEAD_DIM, 2), randn(HEADS, HEAD_DIM, 2))
+    with pytest.raises(InterventionError, match=r"log-sum-exp.*head_q.*head_out or key_bias"):
+        Intervention(sites.head_q(), low_rank, gate(minus_lse=True))
 
 
 def test_an_unknown_choice_is_refused():
