@@ -62,6 +62,11 @@ def query_shift_kernel(
         if _INTERPRETED:  # which multiplies the bits of bf16
             down = down.to(tl.float32)
 
+    # once for all tiles, like U_q and U_k
+    if w is not None:
+        weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
+        if b is not None:
+            bias = tl.load(b + far * sb_h).to(tl.float32)
     last = tl.minimum(part * run + run, count)
     for start in tl.range(part * run, last, ROWS, num_stages=STAGES):
         row = start + tl.arange(0, ROWS)
@@ -83,13 +88,12 @@ def query_shift_kernel(
             raw = x
         strength = tl.full((ROWS,), 1.0, tl.float32) * factor
         if w is not None:
-            weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
             f = x
             if LAYER_NORM:
                 f, _rstd = normed(x, kept, dim)
             z = tl.sum(f * weight[None, :], 1)
             if b is not None:
-                z += tl.load(b + far * sb_h).to(tl.float32)
+                z += bias
             if lse is not None:
                 at_l = place(row, live, time, sl_b, sl_t) + far * sl_h
                 z -= tl.load(lse + at_l, mask=moved, other=0.0).to(tl.float32)

@@ -55,6 +55,10 @@ def query_shift_backward_kernel(
     sum_w = tl.zeros((DIM,), tl.float32)
     sum_b = tl.zeros((ROWS,), tl.float32)
 
+    if w is not None:
+        weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
+        if b is not None:
+            bias = tl.load(b + far * sb_h).to(tl.float32)
     last = tl.minimum(part * run + run, count)
     for start in tl.range(part * run, last, ROWS, num_stages=2):
         row = start + tl.arange(0, ROWS)
@@ -77,7 +81,6 @@ def query_shift_backward_kernel(
         dg = tl.sum(low * back, 1)
         g = tl.full((ROWS,), 1.0, tl.float32)
         if w is not None:
-            weight = tl.load(w + far * sw_h + columns * sw_d, mask=columns < dim, other=0.0).to(tl.float32)
             f = x
             rstd = g
             if LAYER_NORM:
@@ -85,7 +88,7 @@ def query_shift_backward_kernel(
             dot = tl.sum(f * weight[None, :], 1)
             z = dot
             if b is not None:
-                z += tl.load(b + far * sb_h).to(tl.float32)
+                z += bias
             if lse is not None:
                 at_l = place(row, live, time, sl_b, sl_t) + far * sl_h
                 z -= tl.load(lse + at_l, mask=moved, other=0.0).to(tl.float32)
