@@ -7,7 +7,7 @@ import random
 import torch
 from hypothesis import strategies as st
 
-from .settings import DEVICE
+from tests.kernels.settings import DEVICE
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DIMS = (1, 2, 6, 16, 20, 80)

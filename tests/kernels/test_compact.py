@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import steer_kernels
 from steer.memory import pick
 from steer_kernels.fused import compact as fused
-
-from .settings import DEVICE, EXAMPLES, check, poison
+from tests.kernels.settings import DEVICE, EXAMPLES, check, poison
 
 WAYS = {"torch": steer_kernels.compact.reference, "triton": fused.compact}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from .compiles import compiles, job
+from tests.kernels.compiles import compiles, job
 
 
 def listed(file, kernel, pointers, constants, warps=4):

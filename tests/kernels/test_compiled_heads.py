@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steer_kernels.fused import head_shift, head_shift_backward, query_shift, query_shift_backward
-
-from .compiles import compiles, job
+from tests.kernels.compiles import compiles, job
 
 IN_MODEL_DTYPE = {"o", "q", "y", "grad", "dq", "dx", "cos", "sin"}
 OTHERS = {"rows": "*u8", "heads": "*i64", "slots": "*i64", "scale": "fp32", "factor": "fp32"}

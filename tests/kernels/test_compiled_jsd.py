@@ -7,8 +7,7 @@ import importlib
 import pytest
 
 from steer_kernels.fused import _jsd_plan, _jsd_terms, jsd_backward
-
-from .compiles import compiles, job
+from tests.kernels.compiles import compiles, job
 
 file = importlib.import_module("steer_kernels.fused.jsd")
 H100 = _jsd_plan.Machine(processors=132, l2=50 << 20)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import steer_kernels
 from steer_kernels.fused import js_select as fused
 from steer_kernels.js_select import divergence, dropped_mass
-
-from .settings import DEVICE, EXAMPLES, poison
+from tests.kernels.settings import DEVICE, EXAMPLES, poison
 
 WAYS = {"torch": steer_kernels.js_select.reference, "triton": fused.js_select}
 LN2 = math.log(2)

@@ -17,8 +17,7 @@ from steer_kernels import jsd
 from steer_kernels.fused import _jsd_plan as plan_file
 from steer_kernels.fused import find
 from steer_kernels.fused import jsd_backward as backward_file
-
-from .settings import DEVICE, EXAMPLES, check, poison
+from tests.kernels.settings import DEVICE, EXAMPLES, check, poison
 
 fused = find("jsd")
 file = importlib.import_module("steer_kernels.fused.jsd")

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 import steer_kernels
 from steer_kernels.fused import key_bias as fused
-
-from .settings import DEVICE, EXAMPLES, check, poison
+from tests.kernels.settings import DEVICE, EXAMPLES, check, poison
 
 WAYS = {"torch": steer_kernels.key_bias.reference, "triton": fused.key_bias}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 
 import steer_kernels
 from steer_kernels.fused import query_shift as fused
-
-from .heads import DTYPES, LAYOUTS, exact, head_tensor, of_head, problem_from, sigmoid, sizes, some_rows
-from .settings import DEVICE, check, peak, poison
+from tests.kernels.heads import DTYPES, LAYOUTS, exact, head_tensor, of_head, problem_from, sigmoid, sizes, some_rows
+from tests.kernels.settings import DEVICE, check, peak, poison
 
 WAYS = {"torch": steer_kernels.query_shift.reference, "triton": fused.query_shift}
 EXAMPLES = 40  # nearly every one compiles kernels of its own on a GPU

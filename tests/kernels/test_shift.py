@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 import steer_kernels
 from steer_kernels._pieces import pieces
 from steer_kernels.fused import shift as fused
-
-from .compiles import compiles, job
-from .settings import DEVICE, EXAMPLES, check, peak, poison
+from tests.kernels.compiles import compiles, job
+from tests.kernels.settings import DEVICE, EXAMPLES, check, peak, poison
 
 FLAGS = [
     dict(zip(("keep_norm", "relative", "cosine"), on, strict=True)) for on in itertools.product((False, True), repeat=3)

@@ -39,6 +39,7 @@ def _child(task: str, layers: int | None, classes: int | None) -> float:
 
 def _run(task: str, layers: int | None, classes: int | None) -> None:
     import torch
+
     from bench import A_STEP, ASKED, LAYERS, Bench
     from bench import CLASSES as EVERY
 

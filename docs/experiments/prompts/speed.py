@@ -14,8 +14,9 @@ from typing import Any
 
 import peak
 import torch
-from bench import A_STEP, ASK, ASK_ONE, ASKED, PREDICTED, SIZES, Bench
 from runs import Book, Record
+
+from bench import A_STEP, ASK, ASK_ONE, ASKED, PREDICTED, SIZES, Bench
 
 TURNS = 3
 STEPS, MORE = 2, 3  # steps of theirs; and of ours beyond the first, in which things are done once
