@@ -29,19 +29,22 @@ def load_query(q, cos, sin, at_q, at_c, at_s, columns, stride_q, stride_c, strid
     return x
 
 
+@triton.jit
+def turned_back(dx, cos, sin, at_c, at_s, columns, stride_c, stride_s, kept, turned):
+    """The gradient of q from that of RoPE(q), both (rows, d) in fp32: the rotation's transpose."""
+    half = turned // 2
+    first = columns < half
+    inside = kept & (columns < turned)[None, :]
+    c = tl.load(cos + at_c[:, None] + columns[None, :] * stride_c, mask=inside, other=1.0).to(tl.float32)
+    s = tl.load(sin + at_s[:, None] + columns[None, :] * stride_s, mask=inside, other=0.0).to(tl.float32)
+    partner = tl.where(columns < turned, tl.where(first, columns + half, columns - half), columns)
+    across = tl.gather(dx * s, tl.broadcast_to(partner[None, :], dx.shape), 1)
+    return dx * c + tl.where(first[None, :], across, -across)
+
+
 def angle_strides(angle: torch.Tensor | None, shape: torch.Size) -> tuple[torch.Tensor | None, int, int, int]:
     """See cos or sin as (..., T, rot) with the strides of (B, T, rot), 0 where a batch shares it."""
     if angle is None:
         return None, 0, 0, 0
     view = four(angle.expand(*shape[:-2], angle.shape[-1]).unsqueeze(-2))
     return view, view.stride(0), view.stride(1), view.stride(3)
-
-
-def turned_back(dx: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """The gradient of q from that of RoPE(q), (..., T, H, d) in fp32."""
-    size = cos.shape[-1]
-    part = dx[..., :size]
-    across = part * sin.unsqueeze(-2)
-    first, second = across.chunk(2, -1)
-    part = part * cos.unsqueeze(-2) + torch.cat((second, -first), -1)
-    return part if size == dx.shape[-1] else torch.cat((part, dx[..., size:]), -1)

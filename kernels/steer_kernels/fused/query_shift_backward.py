@@ -5,7 +5,7 @@ With c = sqrt(d / r), G the gradient of y, low = x U_q and t = c m g G U_k:
     dU_q = sum x^T t ,   dU_k = sum G^T (c m g low) ,   dx = G + t U_q^T + (through the gate) ,   dg = c m <G U_k, low>
 
 A program takes one head and a run of rows and adds up dU_q, dU_k, dw and db in registers; torch sums over the runs, so
-the order is always the same. Where the query was rotated, torch turns dx back.
+the order is always the same. Where the query was rotated, dx is turned back in registers.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def query_shift_backward_kernel(
             above += tl.dot(back, tl.trans(down), input_precision=PRECISION)
             if w is not None:
                 above += gate_to_x(f, rstd, weight, dot, dg, kept, dim, LAYER_NORM)
+            if cos is not None:
+                above = turned_back(above, cos, sin, at_c, at_s, columns, sc_d, ss_d, whole, turned)
             at_x = place(row, live, time, sx_b, sx_t) + far * sx_h
             tl.store(dx + at_x[:, None] + columns[None, :] * sx_d, above.to(dx.dtype.element_ty), mask=whole)
         if du_q is not None:
@@ -163,9 +165,7 @@ def launch_backward(
     def sums(want: bool, *last: int) -> torch.Tensor | None:
         return torch.empty((parts, n_heads, *last), dtype=torch.float32, device=grad.device) if want else None
 
-    dx = None
-    if wanted[0]:
-        dx = room(q) if cos is None else torch.empty(q.shape, dtype=torch.float32, device=q.device)
+    dx = room(q) if wanted[0] else None
     du_q, du_k = sums(wanted[1], dim, rank), sums(wanted[2], dim, rank)
     dw, db = sums(wanted[3], dim), sums(wanted[4])
     of_gate = wanted[5] or wanted[6]
@@ -183,8 +183,6 @@ def launch_backward(
         *gate_by, *lse_by, *rows_by, *cos_by, *sin_by, *((0,) * 4 if dx_at is None else dx_at.stride()),
         LAYER_NORM=layer_norm, PRECISION=precision(q), **settings,
     )  # fmt: skip
-    if dx is not None and cos is not None and sin is not None:
-        dx = turned_back(dx, cos, sin).to(q.dtype)
     of_lse = None
     if dgate is not None and lse is not None:
         dgate, of_lse = None, -dgate
