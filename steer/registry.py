@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steer_kernels.dispatch import adopt
+from steer_kernels.dispatch import adopt, ready
 
 from ._config import config_fields
 from ._plugins import Source, call_alone, manager, sources, warn_broken
@@ -155,8 +155,12 @@ def kernels() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 def use_kernels() -> None:
-    """Hand the kernels that plugins brought to the dispatcher, once for each set of plugins."""
+    """Hand the kernels that plugins brought to the dispatcher, once for each set of plugins.
+
+    It also imports its own, before a model runs: what torch compiles cannot import.
+    """
     global _used
+    ready("cuda" if torch.cuda.is_initialized() else "cpu")
     present = tuple(name for name, plugin in manager().list_name_plugin() if plugin is not None)
     if present != _used:
         adopt(kernels())

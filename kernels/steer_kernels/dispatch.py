@@ -19,6 +19,7 @@ ANY = "any"
 CHOICES = ("auto", "torch", "triton")
 _TABLE: dict[tuple[str, str], Callable[..., Any]] = {}
 _ADOPTED: dict[tuple[str, str], Callable[..., Any]] = {}
+_FOUND: dict[str, Callable[..., Any] | None] = {}
 _choice = os.environ.get("STEER_KERNELS", "auto")
 if _choice not in CHOICES:
     raise ValueError(f"STEER_KERNELS is one of {', '.join(CHOICES)}; got {_choice!r}")
@@ -69,7 +70,9 @@ def best(name: str, device_type: str) -> Callable[..., Any]:
     if own is not None:
         return own
     if device_type == "cuda" or _choice == "triton":
-        return _fused(name) or reference
+        # Found here only where nobody called `ready`: code that is being compiled cannot import.
+        found = _FOUND[name] if name in _FOUND else _find(name)
+        return found or reference
     return reference
 
 
@@ -94,14 +97,27 @@ def prefer(choice: str) -> Iterator[None]:
         _choice = before
 
 
-@functools.cache
-def _fused(name: str) -> Callable[..., Any] | None:
+def ready(device_type: str) -> None:
+    """Import what `best` may choose for a device, so that it only looks things up from then on."""
+    if device_type == "cuda" or _choice == "triton":
+        for name, device in list(_TABLE):
+            if device == ANY and name not in _FOUND:
+                _find(name)
+
+
+def _find(name: str) -> Callable[..., Any] | None:
     """The Triton implementation, or None where Triton is not installed or has none of that name."""
+    global _warned
     try:
         importlib.import_module("triton")
     except ImportError as error:
-        warnings.warn(f"Triton cannot be imported ({error}); steer's kernels run in plain torch", stacklevel=3)
+        if not _warned:
+            warnings.warn(f"Triton cannot be imported ({error}); steer's kernels run in plain torch", stacklevel=3)
+        _warned, _FOUND[name] = True, None
         return None
     module = importlib.import_module(".fused", __package__)
-    function: Callable[..., Any] | None = module.find(name)
-    return function
+    _FOUND[name] = module.find(name)
+    return _FOUND[name]
+
+
+_warned = False

@@ -52,12 +52,9 @@ def cases():
 @pytest.fixture
 def ran(monkeypatch):
     """The operations that ran in Triton, as often as they did."""
-    found = dispatch._fused
     names = []
 
-    def spied(name):
-        function = found(name)
-
+    def spied(name, function):
         @functools.wraps(function)
         def run(*args, **kwargs):
             names.append(name)
@@ -65,7 +62,10 @@ def ran(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(dispatch, "_fused", spied)
+    dispatch.ready("cuda")
+    for name, function in dispatch._FOUND.items():
+        if function is not None:
+            monkeypatch.setitem(dispatch._FOUND, name, spied(name, function))
     return names
 
 
@@ -120,6 +120,57 @@ def test_what_trains_gets_its_gradient_through_triton(ran):
     for name, mine, theirs in zip(start, found["triton"], found["torch"], strict=True):
         assert float(theirs.abs().max()) > 0, name
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_session_on_triton_is_one_graph_under_torch_compile(name):
+    """Nothing is imported, and no operator left, while torch compiles."""
+    operation, item = cases()[name]
+    model, ids = tiny_llama().to(DEVICE), tokens(2, 7).to(DEVICE)
+    seen = []
+
+    def backend(graph, example):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    torch._dynamo.reset()
+    with steer_kernels.prefer("triton"), steer.attach(model, item, strict=False):
+        want = model(ids, use_cache=False).logits
+        compiled = torch.compile(lambda i: model(i, use_cache=False).logits, backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(ids), want, rtol=1e-4, atol=1e-4)
+    if "of some heads" not in name:  # its positions are generated ones, of which there are none here
+        assert any(f"steer.{operation}" in target for target in seen), seen
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_through_checkpoints_are_the_same(reentrant):
+    model, ids = tiny_llama().to(DEVICE), tokens(2, 5).to(DEVICE)
+    t = {
+        "v": randn(WIDTH, seed=1),
+        "per_head": randn(HEADS, HEAD_DIM, seed=2),
+        "u_q": randn(HEADS, HEAD_DIM, 2, seed=5),
+    }
+    t = {name: value.to(DEVICE).requires_grad_() for name, value in t.items()}
+    items = [
+        Intervention(sites.resid_out(), ops.Add(t["v"], 0.1, keep_norm=True)),
+        Intervention(sites.head_out(), ops.Add(t["per_head"]), gate()),
+        Intervention(sites.head_q(), ops.LowRankQuery(t["u_q"], randn(HEADS, HEAD_DIM, 2, seed=6)), gate()),
+        Intervention(sites.key_bias(), ops.KeyBias(0.5, positions.span(0, 3))),
+    ]
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.train()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        with steer_kernels.prefer("triton"), steer.attach(model, *items):
+            states = model.get_input_embeddings()(ids).requires_grad_()
+            loss = model(inputs_embeds=states, use_cache=False).logits.logsumexp(-1).square().sum()
+            loss.backward()
+        found.append([x.grad for x in t.values()])
+        for x in t.values():
+            x.grad = None
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain)
 
 
 def test_a_gate_cannot_read_what_is_not_made_yet():

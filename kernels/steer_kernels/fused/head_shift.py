@@ -174,7 +174,9 @@ def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """The gradients; y moves with o one to one, so o's is the output's own."""
-    inputs, (rows, heads) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    # Once: a checkpoint gives what was saved one time only.
+    saved = ctx.saved_tensors
+    inputs, (rows, heads) = saved[:5], saved[5:]
     scale, layer_norm = ctx.options
     wanted = list(ctx.needs_input_grad[1:6])
     found: list[torch.Tensor | None] = [None] * 5

@@ -217,7 +217,9 @@ def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    inputs, (rows, cos, sin) = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    # Once: a checkpoint gives what was saved one time only.
+    saved = ctx.saved_tensors
+    inputs, (rows, cos, sin) = saved[:7], saved[7:]
     q = inputs[0]
     wanted = list(ctx.needs_input_grad[:7])
     if q.shape[-1] <= WIDEST and runs(grad, *inputs, cos, sin):
