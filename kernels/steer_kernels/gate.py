@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import register
+from ._dtypes import widened
 
 LAYER_NORM_EPS = 1e-5
-HALF = (torch.float16, torch.bfloat16)
 
 
 def sigmoid_gate(
@@ -23,7 +22,7 @@ def sigmoid_gate(
     layer_norm: bool = False,
 ) -> torch.Tensor:
     """The gate g (..., H, 1) in fp32 (or wider, as q is)."""
-    wide = q.float() if q.dtype in HALF else q
+    wide = widened(q)
     if layer_norm:
         wide = torch.nn.functional.layer_norm(wide, wide.shape[-1:], eps=LAYER_NORM_EPS)
     score = (wide * w).sum(-1)
@@ -32,6 +31,3 @@ def sigmoid_gate(
     if lse is not None:
         score = score - lse
     return torch.sigmoid(score).unsqueeze(-1)
-
-
-register("sigmoid_gate", sigmoid_gate)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import torch
 
+from ._dtypes import widened
 from ._pieces import pieces, whole
 from .dispatch import kernel
-from .gate import HALF, sigmoid_gate
+from .gate import sigmoid_gate
 from .head_shift import check_rows
 
 RANK = 16
@@ -79,7 +80,7 @@ def query_shift(
 
 def rotated(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE on the first columns of q (..., T, H, d) with cos and sin (..., T, rot), in fp32 or wider."""
-    wide = q.float() if q.dtype in HALF else q
+    wide = widened(q)
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     size = cos.shape[-1]
     turned = wide[..., :size]
@@ -105,7 +106,7 @@ def _shifted(
     if cos is not None and sin is not None:
         x = rotated(q, cos, sin)
     else:
-        x = q.float() if q.dtype in HALF else q
+        x = widened(q)
     kept = x
     if rows is not None and torch.is_grad_enabled():
         # A row that is left out must not reach a gradient as 0 x NaN.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 
+from ._dtypes import widened
 from ._pieces import pieces, whole
 from .dispatch import kernel
 
@@ -107,7 +108,7 @@ def _by_norms(
     relative: bool,
     cosine: bool,
 ) -> torch.Tensor:
-    wide = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
+    wide = widened(h)
     strength = gate
     length = wide.norm(dim=-1, keepdim=True)
     if relative:

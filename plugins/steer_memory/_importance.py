@@ -12,7 +12,7 @@ import steer
 from steer import ops, sites
 from steer.memory import Memory, Seen
 from steer.prompts import IGNORED, Batch
-from steer_kernels import best
+from steer_kernels import token_scores
 
 
 class Observer:
@@ -38,8 +38,7 @@ class Observer:
         return [steer.Intervention(sites.cache(sorted(self._memory.places)), ops.Keep(self._look), name="importance")]
 
     def _look(self, seen: Seen) -> None:
-        score = best("token_scores", seen.query.device.type)
-        mass = score(
+        mass = token_scores(
             seen.query,
             seen.key,
             seen.scaling,

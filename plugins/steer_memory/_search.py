@@ -15,7 +15,7 @@ from steer.memory import Memory, masks
 from steer.memory.reading import answer_inputs
 from steer.prompts import Batch
 from steer.replaying import Replay
-from steer_kernels import best
+from steer_kernels import js_select, jsd
 
 from ._importance import Observer, fresh_columns, pooled
 
@@ -94,7 +94,7 @@ class Trials:
         self.count += 1
         self.layers_run += self.depth - first
         logits = self._logits(memory, first)
-        return float(best("jsd", logits.device.type)(self.teacher, logits).mean())
+        return float(jsd(self.teacher, logits).mean())
 
     def _logits(self, memory: Memory, layer: int) -> torch.Tensor:
         return torch.cat([asked.logits(memory, layer) for asked in self._asked])
@@ -163,7 +163,7 @@ class _Chooser:
                 among = ranked.masked_fill(~answers, -math.inf).topk(safe, dim=-1).indices
                 ranked.scatter_(1, among, ranked.gather(1, among) + 100.0)
         ranked[:, always] = math.inf
-        part = best("js_select", ranked.device.type)(ranked, count=number)
+        part = js_select(ranked, count=number)
         kept = self.whole.kept(layer)
         keep = (~self.fresh[layer]).expand(kept.heads, -1).clone()
         keep[:, self.fresh[layer]] = part

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steer_kernels import best
+from steer_kernels import jsd
 
 from .._teacher_forcing import inputs_of, keep_logits, one_product, still
 from ..examples import Example
@@ -113,7 +113,7 @@ def divergence(model: Any, whole: Memory, memory: Memory, batches: Iterable[Batc
     js, same = [], []
     for batch in batches:
         first, second = answer_logits(model, whole, batch), answer_logits(model, memory, batch)
-        js.append(best("jsd", first.device.type)(first, second).cpu())
+        js.append(jsd(first, second).cpu())
         same.append((first.argmax(-1) == second.argmax(-1)).cpu())
     all_js, all_same = torch.cat(js), torch.cat(same)
     return Divergence(float(all_js.mean()), float(all_js.max()), float(all_same.float().mean()), all_js.numel())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from steer_kernels.dispatch import best
+from steer_kernels import token_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +72,14 @@ class Seen:
         alike = seen.shape[1] == 1
         return seen if alike else seen.repeat_interleave(self.query.shape[1] // seen.shape[1], dim=1)
 
-    def mass(self, last: int | None = None, reduce: str = "sum") -> torch.Tensor:
+    def mass(self, last: int | None = None, reduce: Literal["sum", "mean", "max"] = "sum") -> torch.Tensor:
         """The attention that the last queries (all: None) give to each key, fp32 (B, H_kv, S), over a group's heads.
 
         Nothing of size (W, S) is made, neither attention nor a mask. Queries that are padding do not count: the last
         are the last real ones of each row.
         """
         query, slots, real = self._latest(self.query.shape[2] if last is None else last)
-        score = best("token_scores", query.device.type)
-        made: torch.Tensor = score(
+        return token_scores(
             query,
             self.key,
             self.scaling,
@@ -89,7 +89,6 @@ class Seen:
             key_slots=self.slots,
             real=self.real,
         )
-        return made
 
     def _latest(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, H, w, d), their slots (w,) or (B, w), and which are real (B, w)."""

@@ -18,7 +18,7 @@ from steer.memory.method import read
 from steer.memory.reading import answer_logits
 from steer.memory.words import Words
 from steer.prompts import IGNORED, Batch
-from steer_kernels import best
+from steer_kernels import jsd
 
 SIZE = 25  # questions in one forward
 Record = dict[str, Any]
@@ -125,7 +125,7 @@ class Case:
         found, same = [], []
         for place, batch in enumerate(batches):
             logits = self._last[place][0] if held_out else answer_logits(self.model, memory, batch)
-            found.append(best("jsd", "cpu")(teacher[place], logits))
+            found.append(jsd(teacher[place], logits))
             same.append(teacher[place].argmax(-1) == logits.argmax(-1))
         js = torch.cat(found)
         agreement = float(torch.cat(same).float().mean())

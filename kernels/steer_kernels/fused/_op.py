@@ -11,7 +11,6 @@ import torch
 from torch.compiler import is_compiling
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HALF = (torch.float16, torch.bfloat16)
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 L = TypeVar("L", bound=Callable[..., Any])
 
@@ -75,6 +74,12 @@ def by_autograd(
 def block(size: int, least: int = 1) -> int:
     """The next power of two, as Triton's blocks are."""
     return max(least, 1 << max(0, size - 1).bit_length())
+
+
+def columns(width: int) -> int:
+    """Columns at a time of rows that are copied: a power of two that divides the width, unless too narrow a one."""
+    divides = width & -width
+    return min(divides if divides >= 32 else block(width), 256)
 
 
 def programs(device: torch.device, each: int) -> int:

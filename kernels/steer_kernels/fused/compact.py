@@ -15,7 +15,7 @@ import triton.language as tl
 
 from ..compact import BITS, check
 from ..compact import compact as public
-from ._op import INTERPRETED, block, direct, on_its_device, runs
+from ._op import INTERPRETED, columns, direct, on_its_device, runs
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 
@@ -107,15 +107,9 @@ def merge_kernel(
     )  # fmt: skip
 
 
-def _columns(width: int) -> int:
-    """Columns at a time: a power of two that divides the width, where that is not too narrow for whole sectors."""
-    divides = width & -width
-    return min(divides if divides >= 32 else block(width), 256)
-
-
 def _settings(width: int, value_width: int) -> dict[str, int]:
     """Tiles of about 4,096 numbers: four vector loads a thread are under way."""
-    wide, value_wide = _columns(width), _columns(value_width)
+    wide, value_wide = columns(width), columns(value_width)
     tall = max(8, min(128, 4096 // max(wide, value_wide)))
     return {"BLOCK_N": tall, "BLOCK_D": wide, "BLOCK_V": value_wide, "num_warps": 4}
 

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ..key_bias import check
 from ..key_bias import key_bias as public
-from ._op import block, direct, on_its_device, runs
+from ._op import block, columns, direct, on_its_device, runs
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
 
@@ -73,14 +73,9 @@ def key_bias_kernel(
         )  # fmt: skip
 
 
-def _columns(width: int) -> int:
-    divides = width & -width
-    return min(divides if divides >= 32 else block(width), 256)
-
-
 def _settings(width: int, value_width: int, extra: int) -> dict[str, int]:
     """Tiles of about 4,096 numbers."""
-    wide, value_wide = _columns(width), _columns(value_width)
+    wide, value_wide = columns(width), columns(value_width)
     tall = max(8, min(64, 4096 // max(wide, value_wide)))
     units = {name: 8 if (n + extra) % 8 == 0 else 1 for name, n in (("UNIT", width), ("VALUE_UNIT", value_width))}
     blocks = {"BLOCK_R": tall, "BLOCK_D": wide, "BLOCK_V": value_wide, "BLOCK_E": block(extra)}

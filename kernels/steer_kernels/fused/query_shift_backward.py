@@ -16,9 +16,10 @@ import torch
 import triton
 import triton.language as tl
 
+from .._dtypes import HALF
 from ..query_shift import RANK
 from ._gate import each, four, gate_to_x, heads_strides, normed, place, room, rows_strides, sigmoid, summed
-from ._op import HALF, block, on_its_device, programs
+from ._op import block, on_its_device, programs
 from ._rotary import angle_strides, load_query, turned_back
 
 

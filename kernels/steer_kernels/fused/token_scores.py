@@ -20,9 +20,10 @@ import torch
 import triton
 import triton.language as tl
 
+from .._dtypes import HALF
 from ..token_scores import checked
 from ..token_scores import token_scores as public
-from ._op import HALF, INTERPRETED, block, direct, on_its_device, programs, runs
+from ._op import INTERPRETED, block, direct, on_its_device, programs, runs
 from ._seen import key_labels, log2, query_labels, scores
 
 REFERENCE = public.reference  # type: ignore[attr-defined]
