@@ -98,6 +98,20 @@ def test_forward_and_backward(way, problem, flags):
         assert torch.equal(got[still], h[still])
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("keep_norm", [False, True])
+def test_every_row_of_every_head_is_its_own(way, keep_norm):
+    """Sizes that share divisors: a row number taken apart in a wrong way then misses rows."""
+    generator = torch.Generator().manual_seed(0)
+    h, v = torch.randn(2, 6, 4, 40, generator=generator), torch.randn(4, 40, generator=generator)
+    gate, rows = torch.rand(2, 6, 4, 1, generator=generator), torch.rand(2, 6, 4, generator=generator) > 0.3
+    given = [x.to(DEVICE) for x in (h, v, gate, rows)]
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        got = WAYS[way](*given, keep_norm=keep_norm)
+    check(got, truth(*given, 1.0, keep_norm, False, False))
+
+
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("heads", [None, 3])
 def test_large_tensors_are_worked_on_in_pieces(flags, heads, monkeypatch):
