@@ -19,9 +19,11 @@ import torch
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
+from . import _relative
 from ._lse import masked_lse
 from ._params import Ready
-from ._scores import Call, add_bias, add_prefix
+from ._relative import Factors, Share
+from ._scores import Call, add_bias, add_prefix, merge
 from ._step import Place, RowChoice, Step, Tally, Tap, at_slots
 from .errors import MappingError
 from .gates import BoundGate, Reading
@@ -31,7 +33,10 @@ _numbers = itertools.count()
 
 @dataclass
 class Bias:
-    """A compiled KeyBias: value (H,) for every head of the module, zero where it was not chosen."""
+    """A compiled KeyBias: value (H,) for every head of the module, zero where it was not chosen.
+
+    With `relative` it adds a share of the size of each score.
+    """
 
     place: Place
     choice: RowChoice
@@ -39,7 +44,19 @@ class Bias:
     value: Ready
     gate: BoundGate | None = None
     gate_needs_lse: bool = False
+    relative: bool = False
     tally: Tally = field(default_factory=Tally)
+
+    def share(self, call: Call, lse: torch.Tensor | None) -> Share | None:
+        """What to add in shares of the scores, or None where no row is chosen."""
+        _relative.check(call)
+        batch, _, length, _ = call.query.shape
+        rows = self.choice.of(batch, length, call.query.device, self.place)
+        pair = self.factors(call, lse)
+        if pair is None:
+            return None
+        single = self.choice.one_each(batch, length, call.query.device)
+        return Share(*pair, _relative.rows_as_index(rows, batch, length, single, call.query.device))
 
     def factors(self, call: Call, lse: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The pair a (B or 1, H, T, 1), b (B or 1, 1 or H, S, 1), or None where no row is chosen."""
@@ -162,21 +179,23 @@ class AttentionSlot:
         self._keep(call)
         keepers = [keeper for plan in self.plans for keeper in plan.keepers]
         as_read = copy.copy(call) if keepers else call
-        if any(plan.prefixes for plan in self.plans):
+        if any(plan.prefixes or any(bias.relative for bias in plan.biases) for plan in self.plans):
             _crop_unfilled(call)
-        factors = self._factors(call)
+        factors, shares = self._additions(call)
         for plan in self.plans:
             for prefix in plan.prefixes:
                 prefix(call)
                 grown = call.key.shape[2]
-                factors = [(a, torch.nn.functional.pad(b, (0, 0, grown - b.shape[2], 0))) for a, b in factors]
-        extra = add_bias(call, factors) if factors else 0
-        output = self._original(module, call.query, call.key, call.value, call.mask, *args[1:], **call.kwargs)
+                factors = [(a, _grown(b, grown)) for a, b in factors]
+                shares = [Share(s.a, _grown(s.b, grown), s.rows) for s in shares]
+
+        def original(call: Call) -> Any:
+            return self._original(module, call.query, call.key, call.value, call.mask, *args[1:], **call.kwargs)
+
+        output = _attended(call, factors, shares, width, original)
         for keeper in keepers:
             keeper(module, as_read)
-        if not extra:
-            return output
-        return (output[0][..., :width], *output[1:])
+        return output
 
     def _lse(self, call: Call) -> torch.Tensor:
         """(B, T, H), of the scores before biases and prefixes."""
@@ -192,10 +211,34 @@ class AttentionSlot:
             if plan.wants_lse:
                 plan.lse.append(self._lse(call))
 
-    def _factors(self, call: Call) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _additions(self, call: Call) -> tuple[Factors, list[Share]]:
+        """What to add to the scores: outer products, and shares of the scores themselves."""
         biases = [bias for plan in self.plans for bias in plan.biases]
         lse = self._lse(call) if any(b.gate_needs_lse for b in biases) else None
-        return [pair for bias in biases if (pair := bias.factors(call, lse)) is not None]
+        factors = [pair for b in biases if not b.relative and (pair := b.factors(call, lse)) is not None]
+        shares = [share for b in biases if b.relative and (share := b.share(call, lse)) is not None]
+        return factors, shares
+
+
+def _grown(b: torch.Tensor, total: int) -> torch.Tensor:
+    """A key factor (..., S, 1) with zeros for keys that were put in front."""
+    return torch.nn.functional.pad(b, (0, 0, total - b.shape[2], 0))
+
+
+def _attended(
+    call: Call, factors: Factors, shares: list[Share], width: int, original: Callable[[Call], Any]
+) -> tuple[Any, ...]:
+    """The attention function's output with everything added to the scores."""
+    if shares and call.takes_mask:
+        call.mask = merge(call, _relative.bias_of(call, factors, shares))
+        return original(call)
+    plain = Call(**{**vars(call), "kwargs": dict(call.kwargs)}) if shares else call
+    extra = add_bias(call, factors) if factors else 0
+    output = original(call)
+    out = output[0][..., :width] if extra else output[0]
+    if shares:
+        out = _relative.rewrite(out, plain, factors, shares, lambda part: original(part)[0])
+    return (out, *output[1:])
 
 
 class _Key(str):

@@ -327,6 +327,7 @@ class Compiler:
             ready,
             gate.bind(gate_slot) if gate is not None else None,
             gate is not None and gate.needs_lse,
+            op.relative,
             tally,
         )
 

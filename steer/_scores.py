@@ -50,6 +50,11 @@ class Call:
         """Whether the function reads no additive mask and takes only what q, k, v carry."""
         return "flash" in self.implementation or "flex" in self.implementation
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether additions to the scores go into the mask: at one query row and in eager attention that is free."""
+        return self.implementation == "eager" or (self.query.shape[2] == 1 and not self.fused)
+
 
 def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
     """Add sum_r a_r b_r^T to the scores.
@@ -65,11 +70,10 @@ def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> in
         How many columns to drop from the output.
     """
     factors = [(a.clamp(-LIMIT, LIMIT), b) for a, b in factors]
-    as_mask = call.implementation == "eager" or (call.query.shape[2] == 1 and not call.fused)
-    if as_mask:
+    if call.takes_mask:
         bias = sum(a @ b.transpose(-1, -2) for a, b in factors)
         assert isinstance(bias, torch.Tensor)
-        call.mask = _merge(call, bias)
+        call.mask = merge(call, bias)
         return 0
     scaling = call.scaling
     call.kwargs["scaling"] = scaling
@@ -115,7 +119,7 @@ def add_prefix(call: Call, keys: torch.Tensor, values: torch.Tensor) -> None:
     call.value = torch.cat([values.to(call.value.dtype).expand(batch, *values.shape), call.value], dim=2)
 
 
-def _merge(call: Call, bias: torch.Tensor) -> torch.Tensor:
+def merge(call: Call, bias: torch.Tensor) -> torch.Tensor:
     """One additive mask from the model's own and the bias (B or 1, H or 1, T, S)."""
     dtype, total = call.query.dtype, call.key.shape[2]
     lowest = torch.finfo(dtype).min
@@ -123,7 +127,7 @@ def _merge(call: Call, bias: torch.Tensor) -> torch.Tensor:
     if mask is None:
         merged = bias.to(dtype)
     elif mask.dtype == torch.bool:
-        merged = torch.where(mask[..., :total], bias, lowest).to(dtype)
+        merged = torch.where(mask[..., :total], bias.to(dtype), lowest)
     else:
         merged = (mask[..., :total] + bias).clamp_min(lowest).to(dtype)
     heads = call.query.shape[1]

@@ -96,6 +96,13 @@ class RowChoice:
         """The frame of the running forward."""
         return self.tracker.frame(self.tower, batch, length, device)
 
+    def one_each(self, batch: int, length: int, device: torch.device) -> bool:
+        """Whether this forward holds at most one of the rows for each of the batch."""
+        if self.positions is None or self.positions.kind not in ("last_prompt", "answer"):
+            return False
+        frame = self.frame(batch, length, device)
+        return self.positions.kind == "last_prompt" or frame.offset + frame.length <= frame.prompt_length
+
     def key_frame(self, batch: int, total: int, device: torch.device, place: Place) -> Frame:
         """The frame that the keys of an attention belong to: the sequence so far, or another tower's states."""
         own = place.attention == "self" and place.tower in ("text", "text_encoder")

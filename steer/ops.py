@@ -263,10 +263,14 @@ class KeyBias:
     Attributes:
         value: a number, (H,) or (L, H), in units of the scores after scaling; clamped to [-1e4, 1e4].
         keys: which keys; all of them changes nothing, since the softmax is normalised.
+        relative: add value_h * |S| instead, |S| being the size of each scaled score before anything is added to it.
+            Fused attention does not show its scores, so the chosen rows are worked out again one by one: choose few
+            (`positions.answer()`), and eager or SDPA attention.
     """
 
     value: Number
     keys: Positions = field(default_factory=all_positions)
+    relative: bool = False
     sites: ClassVar[tuple[str, ...]] = ("key_bias",)
 
 
