@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.examples import Example
+from steer.zoo import _scene_words as scene_words
 from steer.zoo._clip_pictures import classes, labelled, picture_sets
+from steer.zoo._scene_questions import scene_negatives, scene_questions
+from steer.zoo._scenes import Scene, Thing, scenes
 from steer.zoo._tasks import EXISTS, HEADLINE, RULES
 from steer.zoo._words import QUESTIONS, VALUES
 
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "classes", "examples", "folder", "labelled", "load", "names", "picture_sets", "pictures", "tasks",
+    "Scene", "Thing", "classes", "examples", "folder", "labelled", "load", "names", "picture_sets", "pictures",
+    "scene_negatives", "scene_questions", "scene_words", "scenes", "tasks",
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
