@@ -6,7 +6,7 @@ Everything here runs the model without gradients, in eval mode, and leaves it as
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .method import Method
 
-__all__ = ["Scores", "check", "hold_out", "score", "states", "track"]
+__all__ = ["Scores", "best", "check", "fitted", "hold_out", "score", "split", "states", "track"]
 
 Item = TypeVar("Item")
 
@@ -55,6 +55,40 @@ def hold_out(examples: Sequence[Example], share: float = 0.25, *, seed: int = 0)
     mixed = random.Random(seed).sample(list(examples), len(examples))
     held = max(1, round(share * len(mixed)))
     return mixed[held:], mixed[:held]
+
+
+def split(
+    model: Any,
+    processor: Any,
+    examples: Sequence[Example],
+    dev: Sequence[Example] | None,
+    seed: int,
+    method: str,
+) -> tuple[list[Example], list[Example]]:
+    """The examples to fit on and those to choose by, checked: `dev` if it is given, else a quarter of the examples.
+
+    Raises:
+        SteerError: as `check`, for at least 4 examples, or 1 of `dev`.
+    """
+    check(model, processor, examples, at_least=4, method=method)
+    if dev is None:
+        return hold_out(examples, seed=seed)
+    check(model, processor, dev, at_least=1, method=method)
+    return list(examples), list(dev)
+
+
+def fitted(method: Method, name: str) -> torch.Tensor:
+    """A tensor that a method's `fit` makes.
+
+    Raises:
+        SteerError: the method was not fitted.
+    """
+    if name not in method.tensors:
+        raise SteerError(
+            f"method {method.name!r} must be fitted first: "
+            f"steer.create({method.name!r}).fit(model, processor, examples)"
+        )
+    return method.tensors[name]
 
 
 def track(items: Sequence[Item], description: str, *, progress: bool = True) -> Iterator[Item]:
@@ -151,3 +185,32 @@ def _score(logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, .
     log_probs = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
     right = (logits.argmax(-1) == wanted) | ~real
     return log_probs.masked_fill(~real, 0.0).sum(-1), log_probs[:, 0], right.all(-1)
+
+
+def best(
+    model: Any,
+    queries: Sequence[Batch],
+    choices: Sequence[Item],
+    change: Callable[[Item], Intervention | Method | Sequence[Intervention]],
+    *,
+    description: str,
+    progress: bool = True,
+) -> tuple[Item, torch.Tensor]:
+    """Try every choice of a layer, a strength or whatever else and keep the one with which the model answers best.
+
+    Args:
+        model: any mapped model that writes text.
+        queries: from `steer.prompts`, with answers that nothing was fitted on.
+        choices: what to try, at least one.
+        change: what is attached with a choice, as in `steer.attach`.
+        description: beside the progress bar.
+        progress: show the bar.
+
+    Returns:
+        The choice with the highest accuracy, of equals the one that gives the right answers more probability, of equals
+        the first; and the accuracy with each, fp32 (len(choices),).
+    """
+    tried = track(choices, description, progress=progress)
+    found = [score(model, queries, change(choice)) for choice in tried]
+    ranks = [(one.accuracy, float(one.log_prob.mean()), -i) for i, one in enumerate(found)]
+    return choices[ranks.index(max(ranks))], torch.tensor([one.accuracy for one in found])

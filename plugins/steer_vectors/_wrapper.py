@@ -9,9 +9,8 @@ from typing import Any, Self
 import steer
 from steer import fitting, prompts
 from steer.errors import FingerprintError, InterventionError
+from steer.fitting import fitted
 from steer.nesting import pack, unpack
-
-from ._shared import fitted
 
 
 @dataclass

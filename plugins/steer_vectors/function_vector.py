@@ -11,8 +11,7 @@ import torch
 
 import steer
 from steer import fitting, ops, positions, prompts, sites
-
-from ._shared import best_layer, fitted, split
+from steer.fitting import fitted, split
 
 
 @dataclass
@@ -108,7 +107,7 @@ class FunctionVector(steer.Method):
         chosen = top_heads(effects, self.heads)
         vector = written(model, {place: means[place[0]][place[1]] for place in chosen})
         layers = range(len(effects)) if self.layer is None else [range(len(effects))[self.layer]]
-        layer, accuracy = best_layer(
+        layer, accuracy = fitting.best(
             model,
             make([prompts.Prompt(one) for one in held]),
             layers,

@@ -11,9 +11,9 @@ import torch
 import steer
 from steer import gates, ops
 from steer.errors import InterventionError, unknown_name
+from steer.fitting import fitted
 from steer.training import Learned
 
-from ._shared import fitted
 from ._wrapper import Wrapper
 
 _OF_QUERY = ("head_q", "head_out")

@@ -11,11 +11,11 @@ from torch.nn.functional import normalize
 
 import steer
 from steer import fitting, sites
+from steer.conditions import Cut, best_cut, held_out
+from steer.fitting import fitted
+from steer.latch import check_order, latched
 from steer.prompt_state import Pool, prompt_states
 
-from ._condition import Cut, best_cut, held_out
-from ._latch import check_order, latched
-from ._shared import fitted
 from ._wrapper import Wrapper, begins, check_shape, number
 
 NONE = -1

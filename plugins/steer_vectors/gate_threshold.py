@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 
 import steer
-from steer import fitting, sites
+from steer import conditions, fitting, sites
+from steer.fitting import fitted
+from steer.latch import check_order, latched
 from steer.prompt_state import Pool, prompt_states
 
-from ._condition import Cut, best_cut, cast, cosine, f1, held_out, mean_difference, principal
-from ._latch import check_order, latched
-from ._shared import fitted
 from ._wrapper import Wrapper, begins, check_shape, number
 
-_DIRECTIONS = {"principal": principal, "mean_difference": mean_difference}
-_SIMILARITIES = {"cast": cast, "cosine": cosine}
+_KNOWN = (
+    ("pool", ("mean", "last")), ("similarity", conditions.SIMILARITIES), ("direction", conditions.DIRECTIONS)
+)  # fmt: skip
 
 
 @dataclass
@@ -59,7 +59,7 @@ class GateThreshold(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, known in (("pool", ("mean", "last")), ("similarity", _SIMILARITIES), ("direction", _DIRECTIONS)):
+        for field, known in _KNOWN:
             if getattr(self, field) not in known:
                 raise steer.errors.unknown_name(f"{field} of method {self.name!r}", getattr(self, field), known)
 
@@ -103,14 +103,12 @@ class GateThreshold(Wrapper):
         batches = self._batches(model, processor, [*examples, *otherwise], batch_size)
         bar = fitting.track(batches, f"{self.name}: reading prompts", progress=progress)
         states = prompt_states(model, bar, [sites.resid_in(layer) for layer in layers], self.pool)
-        held = held_out(wanted, seed)
-        found = [self._at(rows, wanted, held) for rows in states]
-        best = max(range(len(layers)), key=lambda i: (found[i][1].rank, -i))
-        direction, cut, below = found[best]
-        numbers = {"layer": layers[best], "threshold": cut.at, "below": below, "f1": cut.value}
-        own = {name: torch.tensor(float(value)) for name, value in numbers.items()}
+        best, condition = conditions.find(
+            states, wanted, seed=seed, similarity=self.similarity, direction=self.direction, above=self.above
+        )
+        own = {**condition.tensors(), "layer": torch.tensor(float(layers[best]))}
         inner = {name: one for name, one in self.tensors.items() if name.startswith("inner.")}
-        self.tensors = {"direction": direction.float(), **own, **inner}
+        self.tensors = {**own, **inner}
         self.record_provenance(steer.inspect(model), seed, [*examples, *otherwise])
         return self
 
@@ -121,30 +119,12 @@ class GateThreshold(Wrapper):
             return [self.layer]
         return [layer.index for layer in model_map.tower().layers if layer.index <= first]
 
-    def _at(self, states: torch.Tensor, wanted: torch.Tensor, held: torch.Tensor) -> tuple[torch.Tensor, Cut, bool]:
-        """The condition at one layer, its threshold, and whether to act below it."""
-        direction = _DIRECTIONS[self.direction](states[wanted & ~held], states[~wanted & ~held])
-        scores = _SIMILARITIES[self.similarity](states, direction.float())[held]
-        right = wanted[held]
-        if self.above is not None:
-            return direction, Cut(self.above, f1(scores > self.above, right), 0.0), False
-        over = best_cut(scores, lambda chosen: f1(chosen, right))
-        under = best_cut(scores, lambda chosen: f1(~chosen, right))
-        return (direction, under, True) if under.rank > over.rank else (direction, over, False)
-
     def _shifts(self, model_map: steer.ModelMap) -> list[steer.Intervention]:
         return [item for method in self.wrapped() for item in method.interventions(model_map)]
 
-    def _decide(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """From states (B, D) to strengths (B, 1)."""
-        direction, threshold = fitted(self, "direction").float(), number(self, "threshold")
-        similarity, below = _SIMILARITIES[self.similarity], number(self, "below") > 0
-
-        def decide(states: torch.Tensor) -> torch.Tensor:
-            score = similarity(states, direction)
-            return (score <= threshold if below else score > threshold).float().unsqueeze(-1)
-
-        return decide
+    def _condition(self) -> conditions.Condition:
+        cut = conditions.Cut(number(self, "threshold"), 0.0, 0.0)
+        return conditions.Condition(fitted(self, "direction").float(), cut, number(self, "below") > 0, self.similarity)
 
     def decide(
         self, model: torch.nn.Module, processor: Any, queries: Sequence[steer.Example], *, batch_size: int = 16
@@ -154,7 +134,7 @@ class GateThreshold(Wrapper):
         Raises:
             SteerError: the method was not fitted.
         """
-        decide, layer = self._decide(), int(number(self, "layer"))
+        decide, layer = self._condition(), int(number(self, "layer"))
         batches = self._batches(model, processor, queries, batch_size)
         (states,) = prompt_states(model, batches, [sites.resid_in(layer)], self.pool)
         return [bool(one) for one in decide(states)[:, 0]]
@@ -164,4 +144,4 @@ class GateThreshold(Wrapper):
         shifts, layer = self._shifts(model_map), int(number(self, "layer"))
         check_order(layer, begins(shifts, model_map, self.name), self.name)
         check_shape(self, "direction", (model_map.tower().width,))
-        return latched([shifts], self._decide(), layer, self.pool)
+        return latched([shifts], self._condition(), layer, self.pool)

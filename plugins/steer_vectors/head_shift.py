@@ -11,9 +11,10 @@ import torch
 import steer
 from steer import ops, sites
 from steer.errors import InterventionError
+from steer.fitting import fitted
 from steer.training import Learned
 
-from ._shared import fitted, head_groups, softmax_attention
+from ._shared import head_groups, softmax_attention
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch
 
 import steer
 from steer import fitting, prompts
+from steer.fitting import fitted
 
 from ._averaged import write_averaged
 from ._packed import WORDS, pack, unpack
-from ._shared import fitted
 
 
 @dataclass

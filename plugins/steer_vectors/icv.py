@@ -11,8 +11,7 @@ from einops import rearrange
 
 import steer
 from steer import fitting, gates, ops, prompts, sites
-
-from ._shared import fitted, split
+from steer.fitting import fitted, split
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -99,7 +98,16 @@ class ICV(steer.Method):
         if self.strength is None:
             shown = [prompts.Prompt(one) for one in held]
             queries = prompts.batches(model, processor, shown, template=self.template, batch_size=batch_size)
-            self.tensors |= self._best(model, queries, progress)
+            model_map = steer.inspect(model)
+            best, accuracy = fitting.best(
+                model,
+                queries,
+                STRENGTHS,
+                lambda strength: self._shift(model_map, strength),
+                description="icv: trying strengths",
+                progress=progress,
+            )
+            self.tensors |= {"strength": torch.tensor(best), "accuracy": accuracy}
         self.record_provenance(steer.inspect(model), seed, examples)
         return self
 
@@ -107,15 +115,6 @@ class ICV(steer.Method):
         """The shift of every layer, as one intervention."""
         strength = float(fitted(self, "strength")) if self.strength is None else self.strength
         return self._shift(model_map, strength)
-
-    def _best(self, model: Any, queries: Sequence[prompts.Batch], progress: bool) -> dict[str, torch.Tensor]:
-        """The strength that answers best; of equals the one that gives the right answers more probability."""
-        model_map, ranks = steer.inspect(model), []
-        for strength in fitting.track(STRENGTHS, "icv: trying strengths", progress=progress):
-            found = fitting.score(model, queries, self._shift(model_map, strength))
-            ranks.append((found.accuracy, float(found.log_prob.mean())))
-        best = STRENGTHS[ranks.index(max(ranks))]
-        return {"strength": torch.tensor(best), "accuracy": torch.tensor([accuracy for accuracy, _ in ranks])}
 
     def _shift(self, model_map: steer.ModelMap, strength: float) -> list[steer.Intervention]:
         unit = torch.nn.functional.normalize(fitted(self, "directions"), dim=-1)

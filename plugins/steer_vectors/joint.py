@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 
 import steer
+from steer.fitting import fitted
 from steer.training import Learned
 
-from ._shared import fitted
 from .hificl import HiFICL
 from .live import LIVE
 from .mimic import MimIC

@@ -9,9 +9,10 @@ import torch
 
 import steer
 from steer import ops, sites
+from steer.fitting import fitted
 from steer.training import Learned
 
-from ._shared import fitted, layers_with
+from ._shared import layers_with
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch
 
 import steer
 from steer import fitting, ops, positions, prompts, sites
+from steer.fitting import fitted, split
 
 from . import _head_sets as head_sets
 from . import _reinforce
-from ._shared import fitted, split
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch
 
 import steer
 from steer import fitting, prompts, sites
+from steer.fitting import fitted
 
 from ._nearest import class_means, cosines, head_accuracy
 from ._packed import as_bytes, from_bytes
-from ._shared import fitted
 
 
 @dataclass

@@ -11,8 +11,7 @@ import torch
 
 import steer
 from steer import fitting, gates, ops, positions, prompts, sites
-
-from ._shared import best_layer, fitted, split
+from steer.fitting import fitted, split
 
 
 @dataclass
@@ -81,7 +80,7 @@ class TaskVector(steer.Method):
         bar = fitting.track(contexts, "task_vector: reading contexts", progress=progress)
         found = fitting.states(model, bar, sites.resid_out("all" if self.layer is None else self.layer))
         thetas = {key.layer: rows.mean(0) for key, rows in found.items()}
-        layer, accuracy = best_layer(
+        layer, accuracy = fitting.best(
             model,
             make([prompts.Prompt(one) for one in held]),
             list(thetas),

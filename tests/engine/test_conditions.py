@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import steer
-from tests.engine.helpers import randn
+from steer import conditions as condition
 
-steer.methods()
-condition = sys.modules["steer_vectors._condition"]
+from .helpers import randn
 
 
 def test_cast_similarity_is_the_papers():
@@ -77,3 +74,17 @@ def test_a_quarter_of_every_group_is_held_out():
     assert [int(held[groups == one].sum()) for one in (0, 1, -1)] == [2, 1, 3]
     assert torch.equal(held, condition.held_out(groups, 3))
     assert not torch.equal(held, condition.held_out(groups, 4))
+
+
+def test_the_place_whose_condition_decides_best_is_found():
+    """Of three places the middle one alone tells the sets apart; its condition meets one set and not the other."""
+    wanted = torch.tensor([True] * 12 + [False] * 12)
+    noise = [randn(24, 16, seed=seed) for seed in range(3)]
+    noise[1][wanted] += 8 * torch.nn.functional.normalize(randn(16, seed=9), dim=0)
+    for states, aim in ((noise, wanted), ([one.flip(0) for one in noise], ~wanted)):
+        place, found = condition.find(states, aim, similarity="cosine", direction="mean_difference")
+        assert place == 1
+        assert found.cut.value == 1.0
+        assert found(states[1]).tolist() == aim.float().unsqueeze(-1).tolist()
+    place, found = condition.find(noise, wanted, above=2.0)
+    assert not found(noise[1]).any()

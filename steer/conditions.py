@@ -1,12 +1,17 @@
-"""Directions and thresholds that tell two sets of hidden states apart."""
+"""Directions and thresholds that tell two sets of hidden states apart, and conditions made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize
+
+__all__ = [
+    "DIRECTIONS", "SIMILARITIES", "Condition", "Cut", "best_cut", "cast", "cosine", "f1", "find", "held_out",
+    "mean_difference", "principal",
+]  # fmt: skip
 
 
 def mean_difference(act: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
@@ -88,3 +93,76 @@ def held_out(groups: torch.Tensor, seed: int) -> torch.Tensor:
         mixed = members[torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))]
         held[mixed[: max(1, round(len(members) / 4))]] = True
     return held
+
+
+DIRECTIONS = {"principal": principal, "mean_difference": mean_difference}
+"""From states (N, D) where something should happen and (M, D) where not to a direction (D,)."""
+
+SIMILARITIES = {"cast": cast, "cosine": cosine}
+"""From states (B, D) and a direction (D,) to scores (B,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Whether states lie far enough along a direction.
+
+    Attributes:
+        direction: (D,).
+        cut: the threshold, and how good it was where it was chosen.
+        below: it is met at or below the threshold, not above it.
+        similarity: one of `SIMILARITIES`.
+    """
+
+    direction: torch.Tensor
+    cut: Cut
+    below: bool
+    similarity: str
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """States (B, D) -> 1 where the condition is met and 0 where not, fp32 (B, 1): strengths for a `Latch`."""
+        score = SIMILARITIES[self.similarity](states, self.direction)
+        return (score <= self.cut.at if self.below else score > self.cut.at).float().unsqueeze(-1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a method keeps of it, fp32: "direction" (D,), and as one number each "threshold", "below", "f1"."""
+        numbers = {"threshold": self.cut.at, "below": self.below, "f1": self.cut.value}
+        return {"direction": self.direction.float(), **{k: torch.tensor(float(v)) for k, v in numbers.items()}}
+
+
+def find(
+    states: Sequence[torch.Tensor],
+    wanted: torch.Tensor,
+    *,
+    seed: int = 0,
+    similarity: str = "cast",
+    direction: str = "principal",
+    above: float | None = None,
+) -> tuple[int, Condition]:
+    """The condition that tells two sets of prompts apart best, by the F1 of its decision on a held-out quarter of both.
+
+    Args:
+        states: of the same N prompts at some places, such as layers, each (N, D).
+        wanted: bool (N,), whether the condition should be met.
+        seed: of what is held out.
+        similarity: one of `SIMILARITIES`.
+        direction: one of `DIRECTIONS`; made from what is not held out.
+        above: a threshold to be above; None chooses threshold and side.
+
+    Returns:
+        The number of the best place, of equals the one with the widest margin, of equals the first; and its condition.
+    """
+    held = held_out(wanted, seed)
+
+    def at(rows: torch.Tensor) -> Condition:
+        way = DIRECTIONS[direction](rows[wanted & ~held], rows[~wanted & ~held])
+        scores, right = SIMILARITIES[similarity](rows, way.float())[held], wanted[held]
+        if above is not None:
+            return Condition(way, Cut(above, f1(scores > above, right), 0.0), False, similarity)
+        over = best_cut(scores, lambda chosen: f1(chosen, right))
+        under = best_cut(scores, lambda chosen: f1(~chosen, right))
+        below = under.rank > over.rank
+        return Condition(way, under if below else over, below, similarity)
+
+    found = [at(rows) for rows in states]
+    best = max(range(len(found)), key=lambda i: (found[i].cut.rank, -i))
+    return best, found[best]

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-import steer
-from steer import gates, sites
-from steer.errors import InterventionError
-from steer.prompt_state import Pool, PromptState
+from . import gates, sites
+from .errors import InterventionError
+from .intervention import Intervention
+from .prompt_state import Pool, PromptState
+
+__all__ = ["Latch", "Latched", "check_order", "latched"]
 
 
 class Latch:
@@ -84,15 +86,15 @@ class Latched:
 
 
 def latched(
-    members: Sequence[Sequence[steer.Intervention]],
+    members: Sequence[Sequence[Intervention]],
     decide: Callable[[torch.Tensor], torch.Tensor],
     layer: int,
     pool: Pool,
-) -> list[steer.Intervention]:
+) -> list[Intervention]:
     """Interventions that act in a row of the batch as its prompt decides.
 
     Args:
-        members: of each wrapped method, at layers from `layer` on.
+        members: of each member, such as a wrapped method, at layers from `layer` on; a member is a column of strengths.
         decide: as in `Latch`.
         layer: the decision is made from the residual stream before this layer.
         pool: as in `steer.prompt_state`.
@@ -101,7 +103,7 @@ def latched(
         First the one that decides, then the members'.
     """
     latch = Latch(decide)
-    reads = steer.Intervention(sites.resid_in(layer), PromptState(latch.take, pool), name="decides by the prompt")
+    reads = Intervention(sites.resid_in(layer), PromptState(latch.take, pool), name="decides by the prompt")
     gated = [
         replace(item, gate=Latched(latch, index, item.gate)) for index, items in enumerate(members) for item in items
     ]
@@ -112,6 +114,6 @@ def check_order(layer: int, first: int, method: str) -> None:
     """Raise an InterventionError if a decision before `layer` comes too late for shifts that begin at `first`."""
     if layer > first:
         raise InterventionError(
-            f"method {method!r} decides before layer {layer}, and what it wraps acts at layer {first} already; "
-            f"read the condition at layer {first} or before (layer=...), or let the wrapped method act later"
+            f"method {method!r} decides before layer {layer}, and what obeys it acts at layer {first} already; "
+            f"read the condition at layer {first} or before (layer=...), or let the shifts act later"
         )
