@@ -1,0 +1,235 @@
+"""Parts of a prompt as positions: a piece of its text, or a box in one of its pictures.
+
+What is chosen belongs to one prompt, or one batch: the inputs that a processor made. The result is a `positions.mask`
+and goes wherever positions go. A token that holds the smallest part of a piece of text belongs to it.
+
+Where image tokens look is found by showing the processor pictures of the same size whose values say where each pixel
+is; no architecture is known here. That tells which pixels reach which patch. Which patches make a token is told by how
+many there are of each, and holds for models that keep the raster or put squares of it together. A connector that reads
+the whole picture into each token (a resampler) has tokens without a place, and nothing in a processor can show that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from . import positions
+from ._boxes import several, shared, size_of
+from ._rasters import count, look
+from ._searching import find, pick, words_in
+from ._spans import image_token_id, real, rows_of, spelled
+from .errors import InterventionError, MappingError, unknown_name
+from .positions import Positions
+from .prompts import tokenizer_of
+
+__all__ = ["char_range", "footprints", "image_region", "prompt_text", "text_span"]
+
+
+def text_span(
+    processor: Any,
+    inputs: Mapping[str, Any],
+    text: str | Sequence[str],
+    *,
+    occurrence: int | None = 0,
+    within: str | None = None,
+    row: int | None = None,
+) -> Positions:
+    """The tokens that hold a piece of the prompt.
+
+    Spaces around the piece do not matter. If it is not there letter by letter, case and spaces are overlooked.
+
+    Args:
+        processor: the model's processor or tokenizer.
+        inputs: what it made: `input_ids` (B, S), and `attention_mask` where rows are padded.
+        text: the piece; or one for each row.
+        occurrence: which one, from 0, or from the end with -1; None for all of them.
+        within: look only inside this longer piece, at its first occurrence.
+        row: look in this row alone, and choose nothing in the others; None for all rows.
+
+    Returns:
+        `positions.mask` of a bool tensor (B, S) on the device of `input_ids`.
+
+    Raises:
+        InterventionError: a row does not have the piece, or not so often; the message shows the nearest one.
+    """
+    ids, rows = rows_of(inputs, row)
+    pieces = [text] * len(ids) if isinstance(text, str) else list(text)
+    if len(pieces) != len(ids):
+        raise InterventionError(f"{len(pieces)} pieces of text were given for {len(ids)} rows; give one, or one a row")
+    chosen = torch.zeros(ids.shape, dtype=torch.bool)
+    tokenizer = tokenizer_of(processor)
+    for index in rows:
+        said, low, high = spelled(processor, inputs, index), 0, None
+        if within is not None:
+            low, high = pick(find(tokenizer, said.text, within), within, said.text, 0)[0]
+        part = said.text[low:high]
+        for start, stop in pick(find(tokenizer, part, pieces[index]), pieces[index], part, occurrence):
+            chosen[index, said.slots_of(start + low, stop + low)] = True
+    return positions.mask(chosen.to(ids.device))
+
+
+def char_range(
+    processor: Any, inputs: Mapping[str, Any], prompt: str, start: int, stop: int, *, row: int = 0
+) -> Positions:
+    """The tokens that hold some characters of the text that was given to the processor.
+
+    Args:
+        processor: the model's processor or tokenizer.
+        inputs: what it made: `input_ids` (B, S), and `attention_mask` where rows are padded.
+        prompt: the row's text as the processor took it, with one placeholder for each picture, such as
+            `apply_chat_template(..., tokenize=False)` gives.
+        start: first of its characters.
+        stop: the one after the last; pictures between them are chosen too.
+        row: which row has this text; nothing is chosen in the others.
+
+    Returns:
+        `positions.mask` of a bool tensor (B, S) on the device of `input_ids`.
+
+    Raises:
+        InterventionError: the range is empty, outside the prompt, or holds no words; or the prompt is not that of the
+            row.
+    """
+    ids, (index,) = rows_of(inputs, row)
+    if not 0 <= start < stop <= len(prompt):
+        raise InterventionError(
+            f"a range of characters needs 0 <= start < stop <= {len(prompt)}, the length of the prompt; "
+            f"got start={start}, stop={stop}"
+        )
+    said = spelled(processor, inputs, index)
+    words = words_in(prompt, start, stop, str(getattr(processor, "image_token", None) or "") or None)
+    if not words:
+        raise InterventionError(
+            f"characters {start} to {stop} are {prompt[start:stop]!r}, which has no words; for pictures use "
+            "image_region, or positions.image()"
+        )
+    tokenizer, found = tokenizer_of(processor), []
+    for low, high in (words[0], words[-1]):
+        piece = prompt[low:high]
+        here = find(tokenizer, prompt, piece, loose=True)
+        there = find(tokenizer, said.text, piece, loose=True)
+        if not here or len(here) != len(there):
+            raise InterventionError(
+                f"{piece!r} is {len(here)} time(s) in the prompt given and {len(there)} time(s) in what the tokens of "
+                f"row {index} say, so which is which cannot be told: give the text that the processor took, or use "
+                f"text_span; the tokens say: {said.text[:400]!r}"
+            )
+        found.append(there[next(n for n, one in enumerate(here) if one[0] >= low)])
+    chosen = torch.zeros(ids.shape, dtype=torch.bool)
+    chosen[index, said.slots_of(found[0][0], found[-1][1])] = True
+    return positions.mask(chosen.to(ids.device))
+
+
+def prompt_text(processor: Any, inputs: Mapping[str, Any], *, row: int = 0) -> str:
+    """What the tokens of a row say, padding left out and each run of image tokens as one: where `text_span` looks."""
+    _, (index,) = rows_of(inputs, row)
+    return spelled(processor, inputs, index).text
+
+
+def footprints(
+    processor: Any, inputs: Mapping[str, Any], images: Any, *, image: int = 0, row: int = 0, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which part of a picture each of its image tokens looks at.
+
+    Args:
+        processor: the model's processor. It is called some ten times on pictures of the same size.
+        inputs: what it made: `input_ids` (B, S), and `attention_mask` where rows are padded.
+        images: the picture of this row, or all of them in the order of the prompt: PIL images, arrays or tensors
+            (H, W, C) or (C, H, W), or their sizes as `(width, height)`. Their content is not looked at.
+        image: which one, from 0.
+        row: which row of the batch.
+        **options: whatever else the processor was called with that changes pictures, as `do_image_splitting=False`.
+
+    Returns:
+        slots: int64 (n,), where the picture's tokens stand in the row, padding counted.
+        boxes: fp32 (n, 4), left, top, right and bottom in pixels of the original picture, exact to about a pixel (to
+            1/1000 of its side if it is larger than that). A token of a thumbnail of the whole picture is one as any
+            other. Zeros where a token sees nothing but padding.
+
+    Raises:
+        MappingError: the processor takes no pictures, or the number of tokens cannot be explained; the message says
+            what was seen.
+        InterventionError: the pictures are not those of this row.
+        UnknownNameError: there is no such picture or row.
+    """
+    ids, (index,) = rows_of(inputs, row)
+    if getattr(processor, "image_processor", None) is None:
+        raise MappingError(f"{type(processor).__name__} takes no pictures; give the model's processor")
+    sizes = [size_of(one) for one in several(images)]
+    if not -len(sizes) <= image < len(sizes):
+        raise unknown_name("image", image, range(len(sizes)))
+    token = image_token_id(processor)
+    if token is None:
+        raise MappingError(f"{type(processor).__name__} does not say which token stands for a picture (image_token_id)")
+    seen = look(processor, sizes[image], token, options)
+    counts = {size: count(processor, size, token, options) for size in set(sizes)} | {sizes[image]: len(seen.boxes)}
+    slots = torch.nonzero((ids[index].cpu() == token) & real(inputs, index).bool()).flatten()
+    if len(slots) != sum(counts[size] for size in sizes):
+        made = ", ".join(f"{width} x {height}: {counts[width, height]}" for width, height in sizes)
+        raise InterventionError(
+            f"row {index} has {len(slots)} image tokens, and the pictures given would make others ({made}); "
+            "give all pictures of the row, in order, and the options that the processor was called with"
+        )
+    before = sum(counts[size] for size in sizes[: image % len(sizes)])
+    return slots[before : before + len(seen.boxes)], seen.boxes
+
+
+def image_region(
+    processor: Any,
+    inputs: Mapping[str, Any],
+    images: Any,
+    box: tuple[float, float, float, float],
+    *,
+    image: int = 0,
+    row: int = 0,
+    threshold: float = 0.1,
+    **options: Any,
+) -> Positions:
+    """The image tokens that look at a box in a picture.
+
+    Args:
+        processor: as in `footprints`.
+        inputs: as in `footprints`.
+        images: as in `footprints`.
+        box: left, top, right and bottom in pixels of the original picture.
+        image: as in `footprints`.
+        row: as in `footprints`.
+        threshold: a token belongs to the region if what it shares with the box is at least this share of the smaller
+            of the two: of its own footprint, or of the box where that is smaller. 1 leaves whole tokens inside the box.
+        **options: as in `footprints`.
+
+    Returns:
+        `positions.mask` of a bool tensor (B, S) on the device of `input_ids`, true in this row alone.
+
+    Raises:
+        InterventionError: the box is empty, outside the picture, or seen by no token; the message says what is seen.
+        MappingError, UnknownNameError: as `footprints`.
+    """
+    if not 0 < threshold <= 1:
+        raise InterventionError(f"threshold must be above 0 and at most 1, got {threshold!r}")
+    slots, boxes = footprints(processor, inputs, images, image=image, row=row, **options)
+    width, height = size_of(several(images)[image])
+    left, top, right, bottom = box
+    inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    if not (left < right and top < bottom and inside[0] < inside[2] and inside[1] < inside[3]):
+        raise InterventionError(
+            f"the box {tuple(box)} holds no part of the picture, which is {width} x {height} pixels; "
+            "a box is (left, top, right, bottom)"
+        )
+    shares = shared(boxes, torch.tensor(inside, dtype=boxes.dtype))
+    # what is exact to a pixel cannot be a whole share to the last bit
+    chosen = slots[shares >= threshold - 1e-3]
+    if not len(chosen):
+        seen = boxes[boxes[:, 2] > boxes[:, 0]]
+        edges = [round(float(v)) for v in (*seen[:, :2].amin(0), *seen[:, 2:].amax(0))] if len(seen) else []
+        raise InterventionError(
+            f"no image token has a share of {threshold} with the box {tuple(box)} "
+            f"(the largest is {float(shares.max()):.2f}); "
+            f"the tokens see {edges or 'nothing'} of a picture of {width} x {height} pixels"
+        )
+    ids = inputs["input_ids"]
+    rows = torch.zeros(ids.shape, dtype=torch.bool)
+    rows[row, chosen] = True
+    return positions.mask(rows.to(ids.device))
