@@ -28,6 +28,8 @@ Pool = Literal["mean", "last"]
 class PromptState:
     """An op that changes nothing: it hands `take` one state per row of the batch, (B, D) fp32, at every prompt.
 
+    At `head_out` a state is (H, d), of all heads.
+
     Only real rows of the prompt count: no padding, and nothing that was written after it, also where both pass in one
     forward. A forward that holds only what comes after the prompt hands nothing over.
 
@@ -38,7 +40,7 @@ class PromptState:
 
     take: Callable[[torch.Tensor], None]
     pool: Pool = "mean"
-    sites: ClassVar[tuple[str, ...]] = WIDTH_SITES
+    sites: ClassVar[tuple[str, ...]] = (*WIDTH_SITES, "head_out")
     needs_frame: ClassVar[bool] = True
 
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
@@ -66,7 +68,7 @@ def _pooled(x: torch.Tensor, frame: Frame, pool: Pool, where: str) -> torch.Tens
         return wide[torch.arange(x.shape[0], device=x.device), last.to(x.device)]
     if frame.padding is None:
         return wide[:, :end].mean(1)
-    real = frame.padding[:, :end].to(x.device, wide.dtype).unsqueeze(-1)
+    real = frame.padding[:, :end].to(x.device, wide.dtype).view(-1, end, *[1] * (x.ndim - 2))
     return (wide[:, :end] * real).sum(1) / real.sum(1).clamp_min(1)
 
 
@@ -82,7 +84,7 @@ def prompt_states(
         pool: as in `PromptState`.
 
     Returns:
-        For each site (N, D), fp32, on the CPU.
+        For each site (N, D), or (N, H, d) at `head_out`, fp32, on the CPU.
     """
     kept: list[list[torch.Tensor]] = [[] for _ in sites]
 

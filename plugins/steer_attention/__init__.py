@@ -1,13 +1,25 @@
-"""Where a model attends, changed head by head: the home of PASTA and PAI.
-
-No method is here yet; the package is installed and found so that the road its methods will take is tested.
-"""
+"""Where a model attends, changed head by head: what heads say and what they look at."""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 import steer
+
+if TYPE_CHECKING:
+    from steer.registry import MethodRegistry
+
+METHODS = {
+    "head_mask": "HeadMask",
+    "head_scale": "HeadScale",
+    "image_focus": "ImageFocus",
+}
+"""Module and class of every method, one a line: they are imported when somebody asks for methods."""
 
 
 @steer.hookimpl
-def steer_register_methods(registry: object) -> None:
-    """Register nothing yet."""
+def steer_register_methods(registry: MethodRegistry) -> None:
+    """Register every method of this package."""
+    for module, name in METHODS.items():
+        registry.add(getattr(importlib.import_module(f".{module}", __name__), name))
