@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import _hooks, _streams
+from . import _hooks, _streams, contrast
 from ._address import Target, resolve
 from ._attention import AttentionPlan, Bias, PrefixRows
+from ._frame import Frame
+from ._generate import around_generate
 from ._params import Ready, Slot
 from ._step import Measure, Place, RowChoice, Step, Tally, Tap
 from ._tracker import Tracker
@@ -66,6 +69,8 @@ class Compiler:
         places: list[tuple[Place, Tally]] = []
         if isinstance(item.op, Around):
             places.append(self._around(item.op))
+        elif isinstance(item.op, contrast.Contrast):
+            places.append(self._contrast(item.op))
         elif item.site.name in ("key_bias", "kv_prefix", "cache"):
             self._add_special(item, places)
         else:
@@ -82,7 +87,8 @@ class Compiler:
         self.plan.tallies.append(places)
 
     def record(self, site: Site, keep: Record) -> list[Place]:
-        """Compile one recording; `keep` gets every tensor as it passes, with its place."""
+        """Compile one recording; `keep` gets every tensor of the model's own stream as it passes, with its place."""
+        keep = _of_own_stream(keep)
         if site.name == "cache":
             return self._record_cache(site, keep)
         if site.name == "call":
@@ -213,6 +219,26 @@ class Compiler:
     def _around(self, op: Around) -> tuple[Place, Tally]:
         place, tally = Place("call", "", -1), Tally()
         self._hook(_streams.around, self.model, op, tally)
+        return place, tally
+
+    def _contrast(self, op: contrast.Contrast) -> tuple[Place, Tally]:
+        place, tally = Place("call", "", -1), Tally()
+        self.plan.towers.add("text")
+        self.tracker.wants_images |= op.images
+        text = self.map.tower("text")
+        if op.hides and any(layer.attention and layer.attention.kind != "softmax" for layer in text.layers):
+            raise MappingError(
+                "tokens cannot be hidden from this model: some of its layers carry a state past them; a Contrast that "
+                "shows other pictures works"
+            )
+
+        def frame(logits: torch.Tensor) -> Frame:
+            return self.tracker.frame("text", logits.shape[0], logits.shape[1], logits.device)
+
+        running = contrast.Running(op, self.model, frame, lambda: tally.count(1))
+        self._hook(lambda: self.model.register_forward_pre_hook(running.before, with_kwargs=True))
+        self._hook(lambda: self.model.register_forward_hook(running.after))
+        self._hook(lambda: SimpleNamespace(remove=around_generate(self.model, running.around)))
         return place, tally
 
     def _widen(self, tower: str) -> None:
@@ -364,6 +390,14 @@ def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: T
     if first.shape[1] != second.shape[1]:
         raise InterventionError(f"{place}: {first.shape[1]} keys but {second.shape[1]} values")
     return PrefixRows(place, keys, values, tally)
+
+
+def _of_own_stream(keep: Record) -> Record:
+    def record(place: Place, tensor: Any) -> None:
+        if not contrast.aside():
+            keep(place, tensor)
+
+    return record
 
 
 def _in_registry(mixer: Attention, place: Place) -> Attention:

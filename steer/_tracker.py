@@ -37,6 +37,7 @@ class Tracker:
         self._given_length = prompt_length
         self._inputs: dict[str, Any] = {}
         self._outermost: nn.Module | None = None
+        self._suspended: list[tuple[nn.Module, dict[str, Any], dict[str, Frame]]] = []
         self._frames: dict[str, Frame] = {}
         self._generating: Generation | None = None
         self._prompt_length = 0
@@ -77,6 +78,10 @@ class Tracker:
 
     def _on_inputs(self, names: list[str]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module is self._outermost:
+                # called again before its hooks are done: another stream, whose frames are its own
+                self._suspended.append((module, self._inputs, self._frames))
+                self._outermost, self._frames = None, {}
             if self._outermost is None:
                 self._outermost, self._inputs = module, {}
             given = _named(names, args, kwargs)
@@ -92,6 +97,8 @@ class Tracker:
             # Under gradient checkpointing the layers run once more in the backward pass and ask again.
             if not torch.is_grad_enabled():
                 self._frames.clear()
+            if self._suspended:
+                self._outermost, self._inputs, self._frames = self._suspended.pop()
 
     def _on_tower(
         self, tower: str, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .contrast import Contrast
 from .errors import InterventionError
 from .gates import Gate
 from .ops import Around, Keep, KeyBias, Op, Prefix
@@ -25,7 +26,7 @@ class Intervention:
     """
 
     site: Site
-    op: Op | Keep | KeyBias | Prefix | Around
+    op: Op | Keep | KeyBias | Prefix | Around | Contrast
     gate: Gate | None = None
     name: str = ""
 

@@ -15,6 +15,7 @@ import torch
 
 from ._params import Number, Ready, Slot
 from ._rows import Append, Around, Drop, Write
+from .contrast import Contrast
 from .errors import InterventionError
 from .gates import BoundCosine, BoundGate, BoundSigmoid, Reading
 from .positions import Positions
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from .memory.seen import Seen
 
 __all__ = [
-    "Add", "Append", "Apply", "Around", "Drop", "Keep", "KeyBias", "LowRankQuery", "Op", "Prefix", "Replace", "Rotate",
-    "Scale", "Write",
+    "Add", "Append", "Apply", "Around", "Contrast", "Drop", "Keep", "KeyBias", "LowRankQuery", "Op", "Prefix",
+    "Replace", "Rotate", "Scale", "Write",
 ]  # fmt: skip
 
 BoundOp = Callable[[torch.Tensor, Reading, torch.Tensor | None], torch.Tensor]

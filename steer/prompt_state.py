@@ -11,6 +11,7 @@ import torch
 from ._frame import Frame
 from ._params import Slot
 from ._teacher_forcing import inputs_of, still
+from .contrast import aside
 from .errors import InterventionError
 from .gates import BoundGate, Reading
 from .intervention import Intervention
@@ -46,6 +47,8 @@ class PromptState:
     def bind(self, slot: Slot, gate: BoundGate | None) -> BoundOp:
         def read(x: torch.Tensor, reading: Reading, rows: torch.Tensor | None) -> torch.Tensor:
             assert reading.frame is not None
+            if aside():  # a decision about a prompt is made in the model's own stream
+                return x
             if reading.frame.offset < reading.frame.prompt_length:
                 self.take(_pooled(x, reading.frame, self.pool, slot.where))
             return x
