@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .method import Method
     from .model_map import ModelMap
     from .positions import Positions
+    from .profiling import HeadMap, profile
     from .recording import record
     from .registry import create, load, methods
     from .session import Session, attach
@@ -31,6 +32,7 @@ _HOMES = {
     "Demonstrations": "demonstrations",
     "Example": "examples",
     "Folded": "_folding",
+    "HeadMap": "profiling",
     "Intervention": "intervention",
     "Method": "method",
     "ModelMap": "model_map",
@@ -45,6 +47,7 @@ _HOMES = {
     "inspect": "_inspecting",
     "load": "registry",
     "methods": "registry",
+    "profile": "profiling",
     "record": "recording",
 }
 _MODULES = ("data", "errors", "fitting", "gates", "memory", "ops", "positions", "prompts", "sites", "training", "zoo")
@@ -53,6 +56,7 @@ __all__ = [
     "Demonstrations",
     "Example",
     "Folded",
+    "HeadMap",
     "Intervention",
     "Method",
     "ModelMap",
@@ -75,6 +79,7 @@ __all__ = [
     "methods",
     "ops",
     "positions",
+    "profile",
     "prompts",
     "record",
     "sites",
