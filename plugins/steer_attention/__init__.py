@@ -14,6 +14,7 @@ METHODS = {
     "head_mask": "HeadMask",
     "head_scale": "HeadScale",
     "image_focus": "ImageFocus",
+    "iti": "ITI",
 }
 """Module and class of every method, one a line: they are imported when somebody asks for methods."""
 
