@@ -49,7 +49,7 @@ def resolve(site: Site, model_map: ModelMap) -> list[Target]:
     return targets
 
 
-_OF_ATTENTION = ("attn_out", "head_q", "head_k", "head_v", "head_out", "key_bias", "kv_prefix", "cache")
+_OF_ATTENTION = ("attn_out", "head_q", "head_k", "head_v", "head_out", "attention", "key_bias", "kv_prefix", "cache")
 
 
 def _mixer(site: Site, layer: Layer) -> Attention | None:

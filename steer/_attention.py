@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
-from . import _relative
+from . import _relative, _weights
 from ._lse import masked_lse
 from ._params import Ready
 from ._relative import Factors, Share
@@ -120,6 +120,7 @@ class AttentionPlan:
     biases: list[Bias] = field(default_factory=list)
     prefixes: list[PrefixRows] = field(default_factory=list)
     keepers: list[Callable[[nn.Module, Call], None]] = field(default_factory=list)
+    weights: list[Tap] = field(default_factory=list)
     wants_query: bool = False
     wants_lse: bool = False
     query: list[torch.Tensor] = field(default_factory=list)
@@ -192,6 +193,9 @@ class AttentionSlot:
         def original(call: Call) -> Any:
             return self._original(module, call.query, call.key, call.value, call.mask, *args[1:], **call.kwargs)
 
+        taps = [tap for plan in self.plans for tap in plan.weights]
+        if taps:
+            _weights.read(taps, call, lambda call: _attended(call, factors, shares, width, original)[0])
         output = _attended(call, factors, shares, width, original)
         for keeper in keepers:
             keeper(module, as_read)

@@ -94,7 +94,9 @@ class Compiler:
         if site.name == "call":
             raise InterventionError("site 'call' has no tensor to record; call the model and look at its output")
         if site.name in ("key_bias", "kv_prefix"):
-            raise InterventionError(f"site {site.name!r} has no tensor of its own to record; record head_q and head_k")
+            raise InterventionError(
+                f"site {site.name!r} has no tensor of its own to record; record attention or head_q"
+            )
         places = []
         for target, place, _ in self._places(site):
             self._file(site, target, Tap(place, self._choice(site), keep))
@@ -204,6 +206,9 @@ class Compiler:
             self._out.setdefault(mixer.path, (mixer, []))[1].append(step)
             if step.needs_query or step.needs_lse:
                 self._want(mixer, step.needs_lse)
+        elif site.name == "attention":
+            assert isinstance(step, Tap)
+            self._attention(_in_registry(mixer, step.place)).weights.append(step)
         elif mixer.registry:
             name = {"head_q": "queries", "head_k": "keys", "head_v": "values"}[site.name]
             getattr(self._attention(mixer), name).append(step)

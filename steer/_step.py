@@ -279,14 +279,20 @@ class Tap:
     def __call__(
         self, x: torch.Tensor, query: torch.Tensor | None = None, lse: torch.Tensor | None = None
     ) -> torch.Tensor:
+        part = self.pick(x)
+        if part is not None:
+            self.keep(self.place, part)
+        return x
+
+    def pick(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The chosen heads and rows; None where this forward has none of the rows."""
         axis = -3 if self.place.has_heads else -2
         rows = self.choice.of(x.shape[0], x.shape[axis], x.device, self.place)
         if isinstance(rows, str):
-            return x
+            return None
         part = x if self.place.heads is None else x[..., list(self.place.heads), :]
         if isinstance(rows, slice):
             part = part.narrow(axis, rows.start, rows.stop - rows.start)
         elif isinstance(rows, torch.Tensor):
             part = part[rows]
-        self.keep(self.place, part)
-        return x
+        return part

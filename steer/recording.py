@@ -126,7 +126,7 @@ class Recording(Mapping[Key, Any]):
     def _copy(self, x: torch.Tensor, place: Place) -> torch.Tensor:
         if not self._grad:
             x = x.detach()
-        if place.site in ("head_q", "head_k", "head_v") and x.ndim == 4:
+        if place.site in ("head_q", "head_k", "head_v", "attention") and x.ndim == 4:
             x = x.transpose(1, 2)
         return x.to(device=self._device or x.device, dtype=self._dtype or x.dtype, copy=True)
 

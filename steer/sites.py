@@ -20,7 +20,7 @@ WIDTH_SITES = ("embeddings", "resid_in", "resid_out", "attn_out", "mlp_out")
 STREAM_SITES = ("token_embeddings", "features")
 HEAD_SITES = ("head_q", "head_k", "head_v", "head_out")
 ATTENTION_SITES = ("head_q", "head_k", "head_v", "key_bias", "kv_prefix")
-NAMES = (*WIDTH_SITES, *STREAM_SITES, *HEAD_SITES, "key_bias", "kv_prefix", "cache", "logits", "call")
+NAMES = (*WIDTH_SITES, *STREAM_SITES, *HEAD_SITES, "attention", "key_bias", "kv_prefix", "cache", "logits", "call")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Site:
             raise unknown_name("site", self.name, NAMES)
         if self.attention not in ("self", "cross"):
             raise unknown_name("attention", self.attention, ("self", "cross"))
-        if self.heads != "all" and self.name not in HEAD_SITES + ("key_bias", "kv_prefix"):
+        if self.heads != "all" and self.name not in HEAD_SITES + ("attention", "key_bias", "kv_prefix"):
             raise InterventionError(f"site {self.name!r} has no heads; heads={self.heads!r} was asked for")
         if self.positions is not None and not isinstance(self.positions, Positions):
             raise InterventionError(f"positions must come from steer.positions, got {self.positions!r}")
 
     @property
     def has_heads(self) -> bool:
-        return self.name in HEAD_SITES
+        return self.name in HEAD_SITES or self.name == "attention"
 
 
 def embeddings(tower: str = "text", positions: Positions | None = None) -> Site:
@@ -145,6 +145,22 @@ def head_out(
 ) -> Site:
     """Each head's result, the input of the output projection, (B, T, H, d_v)."""
     return Site("head_out", layers, heads, tower, positions, attention)
+
+
+def attention(
+    layers: Layers = "all",
+    heads: Heads = "all",
+    tower: str = "text",
+    positions: Positions | None = None,
+    attention: Literal["self", "cross"] = "self",
+) -> Site:
+    """How much each query attends to each key, (B, H, R, S), for `steer.record` alone; `positions` are the queries.
+
+    What is read is what the running attention function does after everything that is added to it in open sessions: keys
+    that were put in front come first, and pruned ones are not there. It costs about S / d_v times the attention of the
+    layer; without `positions` all T x S weights are kept.
+    """
+    return Site("attention", layers, heads, tower, positions, attention)
 
 
 def key_bias(
