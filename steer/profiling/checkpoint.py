@@ -53,7 +53,7 @@ class State:
 
     def keep(self, *, now: bool = False) -> None:
         """Write the file, if it is time or must be done now."""
-        if self.folder is None or (not now and time.monotonic() - self._written < SECONDS):
+        if self.folder is None or not self.tensors or (not now and time.monotonic() - self._written < SECONDS):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {"identity": json.dumps(self.identity, sort_keys=True)}
@@ -76,7 +76,7 @@ def resume(folder: Path | None, identity: dict[str, Any]) -> State:
             facts = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         saved = json.loads(facts["identity"])
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise FileFormatError(f"{path} is damaged: {error}; delete it to profile from the start") from error
     wanted = json.loads(json.dumps(identity))
     differing = [key for key in sorted({*saved, *wanted}) if saved.get(key) != wanted.get(key)]

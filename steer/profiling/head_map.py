@@ -151,7 +151,17 @@ class HeadMap:
             )
         except FileFormatError:
             raise
-        except (SafetensorError, SteerError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # A RecursionError is JSON that is nested without end.
+        except (
+            SafetensorError,
+            SteerError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OSError,
+            RecursionError,
+        ) as error:
             raise FileFormatError(f"{path} is not a saved profile of heads, or is damaged: {error}") from error
 
     def plot(self, path: str | os.PathLike[str], measure: str | None = None) -> None:

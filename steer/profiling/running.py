@@ -96,11 +96,12 @@ def profile(
     if samples < 1 or batch_size < 1:
         raise SteerError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}")
     fitting.check(model, processor, examples, at_least=1, method="profile")
+    model_map = map_of(model)
+    model_map.targets(sites.head_out(attention=attention))
     told = demonstrations or Demonstrations(tuple(examples), SHOTS, seed=seed)
     queries = random.Random(seed).sample(list(examples), min(samples, len(examples)))
     clean = told.for_queries(queries, model, processor, template=template, batch_size=batch_size)
     corrupted = _corrupted(clean, corrupt, seed) if "indirect_effect" in wanted else []
-    model_map = map_of(model)
     options: dict[str, Any] = {
         "measures": wanted,
         "attention": attention,
