@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from steer.registry import MethodRegistry
 
 METHODS = {
+    "cast": "Cast",
     "head_mask": "HeadMask",
     "head_scale": "HeadScale",
     "image_focus": "ImageFocus",
     "iti": "ITI",
+    "pai": "PAI",
+    "vcd": "VCD",
 }
 """Module and class of every method, one a line: they are imported when somebody asks for methods."""
 
