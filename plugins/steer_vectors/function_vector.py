@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 import steer
-from steer import fitting, ops, positions, prompts, sites
+from steer import fitting, ops, positions, profiling, prompts, sites
 from steer.fitting import fitted, split
 
 
@@ -82,7 +82,7 @@ class FunctionVector(steer.Method):
             examples: at least 4, with answers.
             seed: of the prompts, and of what is held out.
             dev: examples by which the layer is chosen; None holds a quarter of `examples` out.
-            batch_size: prompts in one forward.
+            batch_size: prompts, and heads that are tried, in one forward.
             progress: show a bar on standard error.
 
         Returns:
@@ -103,7 +103,7 @@ class FunctionVector(steer.Method):
         means = {key.layer: rows.mean(0) for key, rows in fitting.states(model, shown, sites.head_out()).items()}
         shots = self.shots if self.corrupt == "shuffle" else 0
         broken = prompts.draw(pool, self.trials, shots, seed=seed + 1, shuffle_answers=True)
-        effects = indirect_effects(model, list(make(broken)), means, progress=progress)
+        effects = indirect_effects(model, make(broken, batch_size=1), means, batch_size, progress=progress)
         chosen = top_heads(effects, self.heads)
         vector = written(model, {place: means[place[0]][place[1]] for place in chosen})
         layers = range(len(effects)) if self.layer is None else [range(len(effects))[self.layer]]
@@ -135,25 +135,22 @@ class FunctionVector(steer.Method):
 
 
 def indirect_effects(
-    model: Any, batches: Sequence[prompts.Batch], means: Mapping[int, torch.Tensor], *, progress: bool = False
+    model: Any, queries: Sequence[prompts.Batch], means: profiling.Means, batch_size: int, *, progress: bool = False
 ) -> torch.Tensor:
     """Average indirect effect of every head, (L, H), zero where a layer has no such head.
 
     Args:
         model: the model.
-        batches: prompts that do not tell the task.
+        queries: prompts that do not tell the task, one in each batch.
         means: for each layer (H, d_v), what each head's result is replaced by.
+        batch_size: heads tried in one forward.
         progress: show a bar.
     """
-    count = max(means) + 1
-    effects = torch.zeros(count, max(len(mean) for mean in means.values()))
-    places = [(layer, head) for layer, mean in means.items() for head in range(len(mean))]
-    before = fitting.score(model, batches).first_log_prob.exp()
-    for layer, head in fitting.track(places, "function_vector: trying heads", progress=progress):
-        site = sites.head_out(layer, head, positions=positions.last_prompt())
-        patched = fitting.score(model, batches, steer.Intervention(site, ops.Replace(means[layer][head])))
-        effects[layer, head] = (patched.first_log_prob.exp() - before).mean()
-    return effects
+    gained = []
+    for query in fitting.track(queries, "function_vector: trying heads", progress=progress):
+        before, after = profiling.effects(model, query, means, batch_size)
+        gained.append(after.first_log_prob.exp() - before.first_log_prob.exp())
+    return profiling.by_layer(torch.stack(gained).mean(0), means).nan_to_num(0.0)
 
 
 def top_heads(effects: torch.Tensor, count: int) -> list[tuple[int, int]]:

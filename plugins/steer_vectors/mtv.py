@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 import steer
-from steer import fitting, ops, positions, prompts, sites
+from steer import fitting, ops, positions, profiling, prompts, sites
 from steer.fitting import fitted, split
 
 from . import _head_sets as head_sets
@@ -109,7 +109,7 @@ class MTV(steer.Method):
         logits = _reinforce.learn(
             sum(map(len, means.values())),
             fitting.track(range(self.steps), "mtv: choosing heads", progress=progress),
-            lambda step, masks: head_sets.losses(model, turns[step], means, masks, batch_size),
+            lambda step, masks: -profiling.scores(model, turns[step], means, masks, batch_size).first_log_prob,
             samples=self.samples,
             lr=self.lr,
             generator=generator,
@@ -125,7 +125,7 @@ class MTV(steer.Method):
         )
         self.tensors = {
             **_kept(head_sets.chosen(means, drawn[int(losses.argmin())])),
-            "probabilities": head_sets.by_layer(p, means),
+            "probabilities": profiling.by_layer(p, means).nan_to_num(0.0),
             "losses": losses,
         }
         self.record_provenance(steer.inspect(model), seed, examples)

@@ -21,6 +21,9 @@ from ..session import map_of
 FORMAT = "steer-head-map"
 FORMAT_VERSION = 1
 
+# A RecursionError is JSON that is nested without end.
+_DAMAGE = (SafetensorError, SteerError, AttributeError, LookupError, TypeError, ValueError, OSError, RecursionError)
+
 By = Literal["value", "abs"]
 
 
@@ -151,17 +154,7 @@ class HeadMap:
             )
         except FileFormatError:
             raise
-        # A RecursionError is JSON that is nested without end.
-        except (
-            SafetensorError,
-            SteerError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-            OSError,
-            RecursionError,
-        ) as error:
+        except _DAMAGE as error:
             raise FileFormatError(f"{path} is not a saved profile of heads, or is damaged: {error}") from error
 
     def plot(self, path: str | os.PathLike[str], measure: str | None = None) -> None:

@@ -75,10 +75,7 @@ def test_a_checkpoint_belongs_to_one_profile(tmp_path):
         ({"measures": ["attention", "ablation"]}, "options"),
         ({"samples": 3}, "options, prompts"),
         ({"seed": 4}, "options, prompts"),
-        (
-            {"demonstrations": steer.Demonstrations(tuple(subject("qwen2_5_vl").examples), 1, seed=3)},
-            "options, prompts",
-        ),
+        ({"demonstrations": fewer}, "options, prompts"),
         ({"template": "{images}Q: {question}\nA: {answer}\n"}, "options"),
     ):
         with pytest.raises(steer.SteerError, match=f"another profile: {named}"):

@@ -9,8 +9,8 @@ import torch
 
 import steer
 from steer.fitting import hold_out
+from steer.profiling import scores
 from steer.prompts import Prompt, draw, encode
-from steer_vectors import _head_sets as head_sets
 from steer_vectors import _reinforce
 from tests.engine.families import FAMILIES
 from tests.engine.helpers import tiny_llama
@@ -115,7 +115,7 @@ def test_a_batch_of_sets_costs_what_each_set_costs_alone(name, batch_size):
     masks[0] = False
     query = one.examples[1]
     batch = encode(one.model, one.processor, [Prompt(query)])
-    found = head_sets.losses(one.model, batch, means, masks, batch_size)
+    found = -scores(one.model, batch, means, masks, batch_size).first_log_prob
     wanted = one.by_hand(Prompt(query, answered=True))["input_ids"][0, -1]
     for mask, loss in zip(masks, found, strict=True):
         places = [(layer, head) for layer, mean in means.items() for head in range(len(mean))]
