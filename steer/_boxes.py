@@ -30,8 +30,18 @@ def size_of(picture: Any) -> tuple[int, int]:
 
 
 def shared(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    """What each of some boxes shares with one, as a share of the smaller of the two, (n,)."""
+    """What each of some boxes (n, 4) shares with one (4,), as a share of the smaller of the two, (n,)."""
+    boxes = _snapped(boxes, box)
     low, high = torch.maximum(boxes[:, :2], box[:2]), torch.minimum(boxes[:, 2:], box[2:])
     common = (high - low).clamp(min=0).prod(-1)
     own, other = (boxes[:, 2:] - boxes[:, :2]).prod(-1), (box[2:] - box[:2]).prod()
     return torch.where(own > 0, common / torch.minimum(own, other).clamp(min=1e-9), 0.0)
+
+
+def _snapped(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    """Boxes whose edges lie on those of one where they are less than half a pixel off: they are no more exact."""
+    edges, to = boxes.reshape(-1, 2, 2), box.reshape(2, 2)
+    reach = ((edges[:, 1] - edges[:, 0]) / 4).clamp(max=0.5)[:, None]
+    for one in to:
+        edges = torch.where((edges - one).abs() < reach, one.expand_as(edges), edges)
+    return edges.reshape(-1, 4)

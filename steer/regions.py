@@ -180,20 +180,20 @@ def image_region(
     processor: Any,
     inputs: Mapping[str, Any],
     images: Any,
-    box: tuple[float, float, float, float],
+    box: tuple[float, float, float, float] | None = None,
     *,
     image: int = 0,
     row: int = 0,
     threshold: float = 0.1,
     **options: Any,
 ) -> Positions:
-    """The image tokens that look at a box in a picture.
+    """The image tokens that look at a box in a picture, or at any of it.
 
     Args:
         processor: as in `footprints`.
         inputs: as in `footprints`.
         images: as in `footprints`.
-        box: left, top, right and bottom in pixels of the original picture.
+        box: left, top, right and bottom in pixels of the original picture; None for all of the picture's tokens.
         image: as in `footprints`.
         row: as in `footprints`.
         threshold: a token belongs to the region if what it shares with the box is at least this share of the smaller
@@ -211,6 +211,8 @@ def image_region(
         raise InterventionError(f"threshold must be above 0 and at most 1, got {threshold!r}")
     slots, boxes = footprints(processor, inputs, images, image=image, row=row, **options)
     width, height = size_of(several(images)[image])
+    if box is None:
+        return _mask(inputs, row, slots)
     left, top, right, bottom = box
     inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
     if not (left < right and top < bottom and inside[0] < inside[2] and inside[1] < inside[3]):
@@ -219,8 +221,7 @@ def image_region(
             "a box is (left, top, right, bottom)"
         )
     shares = shared(boxes, torch.tensor(inside, dtype=boxes.dtype))
-    # what is exact to a pixel cannot be a whole share to the last bit
-    chosen = slots[shares >= threshold - 1e-3]
+    chosen = slots[shares >= threshold - 1e-6]
     if not len(chosen):
         seen = boxes[boxes[:, 2] > boxes[:, 0]]
         edges = [round(float(v)) for v in (*seen[:, :2].amin(0), *seen[:, 2:].amax(0))] if len(seen) else []
@@ -229,7 +230,12 @@ def image_region(
             f"(the largest is {float(shares.max()):.2f}); "
             f"the tokens see {edges or 'nothing'} of a picture of {width} x {height} pixels"
         )
+    return _mask(inputs, row, chosen)
+
+
+def _mask(inputs: Mapping[str, Any], row: int, slots: torch.Tensor) -> Positions:
+    """These slots of one row."""
     ids = inputs["input_ids"]
     rows = torch.zeros(ids.shape, dtype=torch.bool)
-    rows[row, chosen] = True
+    rows[row, slots] = True
     return positions.mask(rows.to(ids.device))

@@ -17,6 +17,7 @@ METHODS = {
     "image_focus": "ImageFocus",
     "iti": "ITI",
     "pai": "PAI",
+    "pasta": "Pasta",
     "vcd": "VCD",
 }
 """Module and class of every method, one a line: they are imported when somebody asks for methods."""

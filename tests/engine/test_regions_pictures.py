@@ -283,6 +283,16 @@ def test_threshold() -> None:
     assert tokens((-5, -5, 4, 99)) == [0, 4, 8, 12]
 
 
+def test_without_a_box_all_tokens_of_a_picture() -> None:
+    processor = merging()
+    pictures = [noise(32, 32), noise(64, 16, 1)]
+    inputs = processor(text=["<image> and <image>"], images=pictures, return_tensors="pt")
+    region = regions.image_region(processor, inputs, pictures, image=1)
+    slots, _ = regions.footprints(processor, inputs, pictures, image=1)
+    assert region.rows[0].nonzero().flatten().tolist() == slots.tolist()
+    assert len(slots) == 16
+
+
 def test_errors() -> None:
     processor = cropping(16, 4)
     picture = noise(48, 16)
