@@ -15,6 +15,7 @@ from ..prompts import Batch
 from ..recording import record
 from ..session import attach
 from ..training import frozen
+from .prefix import divided, score_after
 
 Means = Mapping[int, torch.Tensor]
 """By layer (H, d_v): what may replace each head's result. P is the number of heads in all layers, in this order."""
@@ -78,6 +79,8 @@ def scores(
 ) -> fitting.Scores:
     """How well a model answers one query under S sets of heads, `batch_size` of them in one forward.
 
+    All but the prompt's last token is read once, where the model allows that; then a set costs one token and an answer.
+
     Args:
         model: any mapped model that writes text.
         query: one prompt with its answer.
@@ -89,10 +92,14 @@ def scores(
     Returns:
         One number for each set, on the CPU.
     """
-    parts = [
-        fitting.score(model, [repeated(query, len(part))], *patches(means, part, attention))
-        for part in sets.split(batch_size)
-    ]
+    parts, split = [], divided(model, query)
+    for part in sets.split(batch_size):
+        items = patches(means, part, attention)
+        if split is None:
+            parts.append(fitting.score(model, [repeated(query, len(part))], *items))
+        else:
+            memory, last = split
+            parts.append(score_after(model, memory, repeated(last, len(part)), *items))
     return fitting.Scores(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("log_prob", "first_log_prob", "right"))
     )

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 
 import steer
 from steer import fitting, sites
-from steer.profiling import Means, by_layer, effects, patching, scores
+from steer.profiling import Means, by_layer, effects, patching, prefix, scores
 from steer.prompts import Batch, Prompt
-from tests.engine.families import FAMILIES
+from tests.engine.families import FAMILIES, IMAGE, text
 from tests.engine.helpers import tiny_llama
 from tests.vectors.subjects import SUBJECTS, PictureProcessor, subject
 
@@ -233,3 +234,66 @@ def test_layers_without_heads_are_empty_in_a_profile():
     assert image[:3].isnan().all()
     assert ((image[3] > 0) & (image[3] < 1)).all()
     assert found.values["ablation"].isfinite()[3].all()
+
+
+def paligemma() -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model whose prompt is read in both directions, and a prompt for it."""
+    torch.manual_seed(0)
+    vision = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3}
+    config = hf.PaliGemmaConfig(
+        text_config={"model_type": "gemma", **text(3), "head_dim": 8},
+        vision_config={"model_type": "siglip_vision_model", **vision, "image_size": 16, "patch_size": 8},
+        image_token_index=IMAGE,
+        projection_dim=32,
+    )
+    model = hf.PaliGemmaForConditionalGeneration(config).eval().requires_grad_(False)
+    ids = torch.tensor([[*[IMAGE] * 4, 1, 7, 30, 12, 40]])
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    kinds = torch.zeros_like(ids)
+    return model, {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
+        "token_type_ids": kinds,
+    }
+
+
+def test_a_prompt_that_is_read_in_both_directions_is_read_whole():
+    model, inputs = paligemma()
+    batch = Batch(inputs, torch.tensor([[7]]))
+    assert prefix.divided(model, batch) is None
+    means = {layer: torch.randn(4, 8, generator=torch.Generator().manual_seed(layer)) for layer in range(3)}
+    _, after = effects(model, batch, means)
+    truth = [
+        log_prob(model, inputs, [7], replaced(-1, head, value), layer.self_attn.o_proj)
+        for layer, values in zip(model.model.language_model.layers, means.values(), strict=True)
+        for head, value in enumerate(values)
+    ]
+    torch.testing.assert_close(after.log_prob.double(), torch.tensor(truth).double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_but_the_last_token_is_read_once_where_there_is_a_cache(name, monkeypatch):
+    family = FAMILIES[name]
+    model, batch = family.model(), Batch(family.prompt(6), torch.tensor([[7, 9]]))
+    once = prefix.divided(model, batch) is not None
+    assert once == (name not in ("florence2", "blip"))
+    if not once:
+        return
+    means = {
+        one.layer.index: torch.zeros(one.attention.num_heads, one.attention.value_dim)
+        for one in steer.inspect(model).targets(sites.head_out())
+    }
+    lengths = []
+    embedding = model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda module, args, out: lengths.append(tuple(args[0].shape))):
+        fast = effects(model, batch, means, batch_size=4)
+    length, total = batch.inputs["input_ids"].shape[1], sum(map(len, means.values())) + 1
+    rows = [4] * (total // 4) + [total % 4] * (total % 4 > 0)
+    # The prompt twice, to see that the two ways agree; then its last token and the answer's first, for every set.
+    assert lengths == [(1, length - 1), (1, length), *((some, 2) for some in rows)]
+    monkeypatch.setattr(patching, "divided", lambda model, query: None)
+    slow = effects(model, batch, means, batch_size=4)
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one.log_prob, other.log_prob, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.first_log_prob, other.first_log_prob, rtol=1e-4, atol=1e-5)
