@@ -64,18 +64,22 @@ def add_bias(call: Call, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> in
 
     Args:
         call: changed in place.
-        factors: pairs a (B or 1, H or 1, T, 1), b (B or 1, 1 or H, S, 1) in units of the scaled scores.
+        factors: pairs a (B or 1, H or 1, T, 1), b (B or 1, 1 or H, S, 1) in units of the scaled scores; a is clamped to
+            +-LIMIT, and to what a column can hold in q's dtype (about +-5,200 in fp16 with heads of 128).
 
     Returns:
         How many columns to drop from the output.
     """
-    factors = [(a.clamp(-LIMIT, LIMIT), b) for a, b in factors]
+    # a column holds a / scaling, which must be finite in fp16 too: infinity times the 0 of a key not chosen is NaN
+    scaling = call.scaling
+    holds = torch.finfo(call.query.dtype).max * abs(scaling) * 0.9
+    limit = LIMIT if call.takes_mask else min(LIMIT, holds)
+    factors = [(a.clamp(-limit, limit), b) for a, b in factors]
     if call.takes_mask:
         bias = sum(a @ b.transpose(-1, -2) for a, b in factors)
         assert isinstance(bias, torch.Tensor)
         call.mask = merge(call, bias)
         return 0
-    scaling = call.scaling
     call.kwargs["scaling"] = scaling
     width = call.query.shape[-1]
     extra = len(factors)
