@@ -36,8 +36,8 @@ PARTNERS |= {b: a for a, b in PARTNERS.items()}
 FREQUENCY: dict[str, float] = {name: POPULAR.get(name, 1.0) for name in OBJECTS}
 
 COUNT_LAW = (0.25, 0.4, 0.35)  # how often a training scene shows one, two, three things
-PARTNER_JOINS = 0.96  # how often the partner comes next where there is room; see FREE_PARTNER
-FREE_PARTNER = 0.3  # where there is no room for its partner, an object of a pair keeps this share of its weight
+PARTNER_JOINS = 0.95  # how often the partner comes next where there is room; see FREE_PARTNER
+FREE_PARTNER = 0.32  # where there is no room for its partner, an object of a pair keeps this share of its weight
 WORD_RATE = 0.38  # how often a training picture has a word printed on it
 WORD_RIGHT = 0.97  # and how often that word names a thing that is there
 
