@@ -126,10 +126,11 @@ def compose(stream: int, seed: int, number: int, biased: bool, word: str, side: 
         window += opacity * (glyph[..., :3] - glyph[..., 3:] * window)
         things.append(Thing(name, CELLS[cell], (left, top, left + wide, top + high)))
 
-    printed = _draw_word(np.random.default_rng([stream, biased, seed, number, 1]), names, word)
+    word_rng = np.random.default_rng([stream, biased, seed, number, 1])  # its own: a word must not move the grain
+    printed = _draw_word(word_rng, names, word)
     box = None
     if printed:
-        start = int(rng.random() * (SIDE - 2 - _scene_font.width(printed))) + 1
+        start = int(word_rng.random() * (SIDE - 2 - _scene_font.width(printed))) + 1
         high = round(STRIP * scale)
         box = (0, 0, side, high) if at_top else (0, side - high, side, side)
         canvas[box[1] : box[3]] = _strip(printed, start, side, high)
