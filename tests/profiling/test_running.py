@@ -132,8 +132,8 @@ def test_shuffled_answers_are_dealt_to_the_same_questions():
 
 def test_queries_are_drawn_without_repeats_and_not_shown_to_themselves(monkeypatch):
     one, seen = subject("llama"), []
-    monkeypatch.setattr(running._Run, "passes", lambda self, progress: seen.append(self.clean))
-    monkeypatch.setattr(running._Run, "head_map", lambda self: None)
+    monkeypatch.setattr(running.Passes, "run", lambda self, progress: seen.append(self.clean))
+    monkeypatch.setattr(running.Passes, "head_map", lambda self: None)
     for samples in (5, 5, 100):
         found(one, samples=samples, measures="ablation")
     assert seen[0] == seen[1]
