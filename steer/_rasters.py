@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ._grids import Lattice, grid_of, grouped
+from ._edges import boxes_of, lattice_of
+from ._grids import grid_of, grouped
+from ._mosaics import mosaic_of
 from .errors import MappingError
 
 Array = npt.NDArray[Any]
@@ -44,7 +46,7 @@ def look(processor: Any, size: tuple[int, int], image_id: int, options: dict[str
     shown = _Shown(processor, size, image_id, options)
     x, y = (shown.places(axis) for axis in (0, 1))
     cells = _cells(x, y, shown.runs)
-    boxes = np.concatenate([_boxes(*tile, size) for tile in cells])
+    boxes = np.concatenate([boxes_of(*tile, size) for tile in cells])
     return Look(shown.runs, torch.from_numpy(boxes.astype(np.float32)))
 
 
@@ -130,6 +132,8 @@ def _cells(x: Array, y: Array, runs: Sequence[int]) -> list[tuple[Array, Array]]
         seen = ~np.isnan(flat[0]).all(axis=1)
         return [_merged(flat[0][seen], flat[1][seen], tokens, runs)]
     tiles = [one.reshape(-1, *x.shape[-3:])[:, 0] for one in (x, y)]
+    if len(runs) == 1 and (mosaic := mosaic_of(tiles[0], tiles[1], tokens)) is not None:
+        return mosaic
     seen = ~np.isnan(tiles[0]).all(axis=(1, 2))
     rows, columns = grid_of(tokens, int(seen.sum()), x.shape[-2:], runs)
     side = x.shape[-2] // rows
@@ -143,49 +147,5 @@ def _cells(x: Array, y: Array, runs: Sequence[int]) -> list[tuple[Array, Array]]
 
 def _merged(x: Array, y: Array, tokens: int, runs: Sequence[int]) -> tuple[Array, Array]:
     """Rows of patches put together into tokens."""
-    order = grouped(_lattice(x, y), tokens, runs)
+    order = grouped(lattice_of(x, y), tokens, runs)
     return x[order].reshape(tokens, -1), y[order].reshape(tokens, -1)
-
-
-def _lattice(x: Array, y: Array) -> Lattice:
-    columns, rows = (_steps(*_ends(one))[1] for one in (x, y))
-    return Lattice(rows, columns)
-
-
-def _ends(places: Array) -> tuple[Array, Array]:
-    return np.nanmin(places, axis=1), np.nanmax(places, axis=1)
-
-
-def _steps(low: Array, high: Array) -> tuple[Array, Array]:
-    """The distinct ranges of cells along a side, in order, and which of them each cell has."""
-    pairs, which = np.unique(np.stack([low + high, low, high], axis=1), axis=0, return_inverse=True)
-    return pairs[:, 1:], which.reshape(-1)
-
-
-def _boxes(x: Array, y: Array, size: tuple[int, int]) -> Array:
-    """Left, top, right and bottom of each cell of a tile."""
-    seen = ~np.isnan(x).all(axis=1)
-    boxes = np.zeros((len(x), 4))
-    sides = [_edges(places[seen], length) for places, length in zip((x, y), size, strict=True)]
-    boxes[seen] = np.stack([sides[0][:, 0], sides[1][:, 0], sides[0][:, 1], sides[1][:, 1]], axis=1)
-    return boxes
-
-
-def _edges(places: Array, length: int) -> Array:
-    """Where each cell begins and ends along a side: cells touch, half-way between their outermost numbers."""
-    ranges, which = _steps(*_ends(places))
-    half = _step(places) / 2
-    edges = np.concatenate([[ranges[0, 0] - half], (ranges[:-1, 1] + ranges[1:, 0]) / 2, [ranges[-1, 1] + half]])
-    # The ramps are exact to a pixel at best, so what ends within one of the border ends there.
-    edges[np.abs(edges) < 1] = 0
-    edges[np.abs(edges - length) < 1] = length
-    edges = np.clip(edges, 0, length)
-    return np.stack([edges[:-1], edges[1:]], axis=1)[which]
-
-
-def _step(places: Array) -> float:
-    """How far numbers that stand next to each other are apart in the picture."""
-    ordered = np.sort(places, axis=1)  # nan goes last
-    steps = (np.diff(ordered, axis=1) > 1e-9).sum(axis=1)
-    low, high = _ends(places)
-    return float(np.median((high - low) / np.maximum(steps, 1)))

@@ -146,7 +146,7 @@ def footprints(
         slots: int64 (n,), where the picture's tokens stand in the row, padding counted.
         boxes: fp32 (n, 4), left, top, right and bottom in pixels of the original picture, exact to about a pixel (to
             1/1000 of its side if it is larger than that). A token of a thumbnail of the whole picture is one as any
-            other. Zeros where a token sees nothing but padding.
+            other. Zeros where a token sees nothing but padding, or only ends a line.
 
     Raises:
         MappingError: the processor takes no pictures, or the number of tokens cannot be explained; the message says

@@ -10,6 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 WORDS = [
@@ -76,6 +77,21 @@ def cropping(side: int = 16, patch: int = 4, crop: bool = True) -> Any:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
+    )
+
+
+def joining(side: int = 16, patch: int = 4) -> Any:
+    """The whole picture, then tiles of it joined into one grid with a token behind each line; padding is cut off."""
+    grids = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
+    pictures = LlavaNextImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=grids
+    )
+    return hf.LlavaNextProcessor(
+        pictures,
+        word_tokenizer(),
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     )
 
 

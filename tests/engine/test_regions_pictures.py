@@ -21,25 +21,31 @@ from steer import regions
 from steer.errors import InterventionError, MappingError, UnknownNameError
 
 from .families import CLIP_VISION, QWEN_VISION, ROPE, text
-from .regions_processors import cropping, merging, noise, tiling, word_tokenizer
+from .regions_processors import cropping, joining, merging, noise, tiling, word_tokenizer
 
 IDS = {"image_token_id": 3, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
 
 
-def llava(side: int) -> nn.Module:
+def llava(side: int, joined: bool = False) -> nn.Module:
     vision = {**CLIP_VISION, "num_hidden_layers": 1, "image_size": side, "patch_size": 4, "projection_dim": 24}
-    config = hf.LlavaConfig(
-        text_config={"model_type": "llama", **text(1)},
-        vision_config={"model_type": "clip_vision_model", **vision},
-        image_token_index=3,
-        vision_feature_layer=-1,
+    more = {"image_grid_pinpoints": [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]} if joined else {}
+    config, model = (hf.LlavaConfig, hf.LlavaForConditionalGeneration)
+    if joined:
+        config, model = (hf.LlavaNextConfig, hf.LlavaNextForConditionalGeneration)
+    made = model(
+        config(
+            text_config={"model_type": "llama", **text(1)},
+            vision_config={"model_type": "clip_vision_model", **vision},
+            image_token_index=3,
+            vision_feature_layer=-1,
+            **more,
+        )
     )
-    model = hf.LlavaForConditionalGeneration(config)
     # transformers wants one layer; this one adds nothing to what passes it
-    for name, parameter in model.named_parameters():
+    for name, parameter in made.named_parameters():
         if "encoder.layers" in name and ("out_proj" in name or "fc2" in name):
             nn.init.zeros_(parameter)
-    return model
+    return made
 
 
 def qwen() -> nn.Module:
@@ -71,6 +77,8 @@ class Case:
     processor: Callable[[], Any]
     model: Callable[[], nn.Module]
     size: tuple[int, int]
+    whole: int | None = None
+    """How many tokens of the first run are the whole picture's, where its parts come after them in the same run."""
 
 
 CASES = {
@@ -87,6 +95,10 @@ CASES = {
     "tiles, grown": Case(tiling, lambda: idefics(32), (41, 30)),
     "tiles, shrunk": Case(lambda: tiling(32, 96), lambda: idefics(32), (160, 230)),
     "tiles, one": Case(lambda: tiling(32, 32), lambda: idefics(32), (40, 40)),
+    "joined, as it is": Case(joining, lambda: llava(16, joined=True), (32, 32), whole=16),
+    "joined, padded above": Case(joining, lambda: llava(16, joined=True), (61, 40), whole=16),
+    "joined, padded beside": Case(joining, lambda: llava(16, joined=True), (33, 90), whole=16),
+    "joined, wide": Case(joining, lambda: llava(16, joined=True), (150, 50), whole=16),
 }
 
 
@@ -110,10 +122,11 @@ def pictured(processor: Any, picture: Image.Image) -> Any:
     return processor(text=["user : <image> what colour is it ?"], images=[picture], return_tensors="pt")
 
 
-def tiles_of(ids: torch.Tensor) -> list[list[int]]:
-    """The numbers of the image tokens in each run of them."""
+def tiles_of(ids: torch.Tensor, whole: int | None) -> list[list[int]]:
+    """The numbers of the image tokens in each run of them, and the first ones by themselves."""
     slots = (ids == 3).nonzero().flatten().tolist()
     starts = [i for i, slot in enumerate(slots) if i == 0 or slots[i - 1] != slot - 1]
+    starts = [0, whole] if whole else starts
     return [list(range(a, b)) for a, b in zip(starts, [*starts[1:], len(slots)], strict=True)]
 
 
@@ -143,7 +156,7 @@ def test_a_pixel_reaches_the_token_in_whose_box_it_is(name: str) -> None:
         moved = (features(model, pictured(processor, Image.fromarray(changed))) - before).norm(dim=-1)
         where = torch.tensor([x + spot / 2, y + spot / 2])
         inside = holds(boxes, where, 0)
-        for tile in tiles_of(inputs["input_ids"][0]):
+        for tile in tiles_of(inputs["input_ids"][0], case.whole):
             expected = [token for token in tile if inside[token]]
             if not expected:
                 # the resampling filter reaches a few pixels over an edge
