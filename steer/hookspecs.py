@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .model_map import ModelMap
     from .registry import KernelRegistry, MethodRegistry
     from .session import Session
+    from .suites import SuiteRegistry
 
 hookspec = HookspecMarker("steer")
 hookimpl = HookimplMarker("steer")
@@ -36,6 +37,11 @@ def steer_register_kernels(registry: KernelRegistry) -> None:
 @hookspec
 def steer_add_commands(app: typer.Typer) -> None:
     """Add commands to the `steer` command line: `@app.command()`."""
+
+
+@hookspec
+def steer_register_suites(registry: SuiteRegistry) -> None:
+    """Add benchmarks for `steer eval --suite`: `registry.add(MySuite)` for each subclass of `steer.suites.Suite`."""
 
 
 @hookspec

@@ -17,19 +17,44 @@ from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
 if TYPE_CHECKING:
     from .._evaluating import Evaluation, Row, Way
 
+DEFAULT_LENGTH = 8
+
 
 def command(
     model: ModelName,
     data: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="A folder (its test.jsonl, or its only file), a .jsonl file or zoo:TASK. Labelled pictures: class "
-            "folders (in test, if it is there), a .csv, .tsv or .jsonl file, a Hugging Face data set, or zoo:SET."
+            "folders (in test, if it is there), a .csv, .tsv or .jsonl file, a Hugging Face data set, or zoo:SET. "
+            "With --suite: a file that it is published in; repeatable."
         ),
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A saved method's folder or hub id; each one given is a row of its own."),
+        typer.Option(
+            help="A saved method's folder or hub id; each one given is a row of its own. With --suite also the name of "
+            "a method that needs no fitting."
+        ),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="A public benchmark: pope, chair, or a plugin's.")] = None,
+    images: Annotated[Path | None, typer.Option(help="With --suite: the folder that holds the pictures.")] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --suite: key=value, a field of the --method given by name; name.key=value of one of several."
+        ),
+    ] = None,
+    wording: Annotated[
+        str | None, typer.Option(help="With --suite: how every row puts a question, with {question} for its words.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="With --suite: one more row of the model alone, with this wording; repeatable."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="With --suite: a .jsonl file that keeps answers as they come, and from which a run goes on."),
     ] = None,
     shots: Annotated[int, typer.Option(min=0, help="Also with so many demonstrations in the prompt.")] = 0,
     pool: Annotated[str | None, typer.Option(help="Where these come from: as --data, its train.jsonl.")] = None,
@@ -46,16 +71,37 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the choice of demonstrations and of the zoo's pictures.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask so many examples at most.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts or pictures in one forward.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 8,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"How much to write at most; {DEFAULT_LENGTH}, or what the suite says.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write, with every answer.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Measure accuracy on examples or labelled pictures: always of the model alone, and of each method beside it."""
+    """Measure examples, labelled pictures or a benchmark: always the model alone, and each method beside it."""
+    from . import _eval_suite
+
+    record: dict[str, Any]
     quiet_in_a_pipe()
-    if out is not None and not out.absolute().parent.is_dir():
-        raise SteerError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+    for file in (out, answers):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise SteerError(f"there is no folder {file.absolute().parent} to write {file.name} into")
+    of_suites = {"--images": images, "--config": config, "--wording": wording, "--prompt": prompt, "--answers": answers}
+    of_others = {"--shots": shots, "--pool": pool, "--template": template, "--classes": classes, "--read": read}
+    of_others |= {"--base-new": base_new, "--skip-unreadable": skip_unreadable}
+    _eval_suite.refuse(suite, of_suites, of_others)
+    if suite is not None:
+        bench, questions = _eval_suite.read(suite, data, images, limit)
+        loaded, processor = load(model, device, dtype)
+        wanted_ways = _eval_suite.ways(loaded, method or [], config or [], wording, prompt or [])
+        asked_of = _eval_suite.Asked(bench, questions, answers, batch_size, max_new_tokens, seed)
+        record = {"model": model, "suite": suite, "data": data, "images": str(images), "questions": len(questions)}
+        _eval_suite.run(loaded, processor, asked_of, wanted_ways, record, out, json)
+        return
+    if len(data) != 1:
+        raise SteerError(f"--data is given {len(data)} times; only a --suite is read from several files")
+    source, length = data[0], DEFAULT_LENGTH if max_new_tokens is None else max_new_tokens
     if (shots > 0) != (pool is not None):
         raise SteerError("--shots and --pool go together: how many demonstrations, and where they come from")
     saved = method or []
@@ -63,13 +109,13 @@ def command(
     held = load(model, device, dtype) if reads is None else None
     if held is not None:
         what, reads = model, _suits(held[0])
-    record: dict[str, Any] = {"model": model, "data": data, "seed": seed, "batch_size": batch_size}
+    record = {"model": model, "data": source, "seed": seed, "batch_size": batch_size}
     if reads == "labelled":
         from . import _eval_labelled
 
         refuse(what, reads, {"--shots": shots})
         wanted = Wanted(classes, read or [], skip_unreadable, limit, seed)
-        found, names = wanted.of(data, "test")
+        found, names = wanted.of(source, "test")
         asked = _eval_labelled.Asked(found, names, base_new, batch_size)
         loaded, processor = held or load(model, device, dtype)
         rows = _eval_labelled.rows(loaded, processor, saved, template or [], asked)
@@ -82,11 +128,11 @@ def command(
 
         given = {"--classes": classes, "--read": read, "--skip-unreadable": skip_unreadable}
         refuse(what, "examples", {**given, "--template": template, "--base-new": base_new})
-        queries = examples(data, "test", limit, seed)
+        queries = examples(source, "test", limit, seed)
         shown = examples(pool, "train", None, seed) if pool is not None else []
-        run = Evaluation(*(held or load(model, device, dtype)), queries, batch_size, max_new_tokens)
+        run = Evaluation(*(held or load(model, device, dtype)), queries, batch_size, length)
         rows = [run.measure(way) for way in track(_ways(run.model, saved, shots, shown, seed), "evaluating")]
-        record |= {"examples": len(queries), "shots": shots, "pool": pool, "max_new_tokens": max_new_tokens}
+        record |= {"examples": len(queries), "shots": shots, "pool": pool, "max_new_tokens": length}
         _report(record, rows, json)
         said = _answers(run, rows)
     if out is not None:

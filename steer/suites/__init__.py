@@ -9,6 +9,7 @@ from ._asking import Answer
 from ._chair import Chair
 from ._parts import Comparison, Question, Score
 from ._pope import Pope
+from ._registry import SuiteRegistry, suites
 from ._suite import Suite
 from .metrics import Estimate
 
@@ -17,4 +18,7 @@ chair = Chair()
 pope = Pope()
 """POPE (Li et al., 2023)."""
 
-__all__ = ["Answer", "Comparison", "Estimate", "Question", "Score", "Suite", "chair", "metrics", "pope"]
+__all__ = [
+    "Answer", "Comparison", "Estimate", "Question", "Score", "Suite", "SuiteRegistry", "chair", "metrics", "pope",
+    "suites",
+]  # fmt: skip

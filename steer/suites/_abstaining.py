@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import SteerError
+from . import _weighted
 from ._arrays import chances, truths
 
 
@@ -69,12 +70,8 @@ def aurc(confidence: ArrayLike, right: ArrayLike) -> float:
         confidence: from 0 to 1, (N,).
         right: bool (N,).
     """
-    _, count, wrong = _groups(confidence, right)
-    before = np.repeat(np.cumsum(count) - count, count)
-    missed = np.repeat(np.cumsum(wrong) - wrong, count)
-    rate = np.repeat(wrong / count, count)
-    given = np.arange(1, len(before) + 1)
-    return float(np.mean((missed + (given - before) * rate) / given))
+    sure, well = _pair(confidence, right)
+    return float(_weighted.aurc(sure, well, np.ones((1, len(sure))))[0])
 
 
 def threshold_for_risk(confidence: ArrayLike, right: ArrayLike, risk: float) -> float:

@@ -52,6 +52,7 @@ def ask(
     batch_size: int = 16,
     max_new_tokens: int = 8,
     wording: str = PLACE,
+    template: str | None = None,
     progress: bool = True,
     known: Mapping[str, Answer] | None = None,
     keep: Callable[[list[Answer]], None] | None = None,
@@ -67,6 +68,7 @@ def ask(
         batch_size: questions in one forward.
         max_new_tokens: written at most.
         wording: how a question is put, with `{question}` where its own words go.
+        template: how an example is written, as in `steer.prompts.encode`; None for the method's own, if it has one.
         progress: show a bar on a terminal.
         known: answers that are there already, by key; these questions are not asked.
         keep: called with the answers of each batch as soon as they are there.
@@ -85,7 +87,8 @@ def ask(
         raise SteerError(f"{keys.count(twice)} questions have the key {twice!r}; each needs its own")
     found = dict(known or {})
     waiting = [question for question in questions if question.key not in found]
-    asker = _Asker(model, processor, method, choices, batch_size, max_new_tokens, wording)
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "template": template}
+    asker = _Asker(model, processor, method, choices, wording, options)
     if waiting:
         asker.batch(waiting[:1])  # the first call of all allocates and compiles
     with progress_bar(progress) as bar:
@@ -119,13 +122,12 @@ class _Asker:
         processor: Any,
         method: Method | None,
         choices: tuple[str, str] | None,
-        batch_size: int,
-        max_new_tokens: int,
         wording: str,
+        options: dict[str, Any],
     ) -> None:
         self._model, self._processor, self._method, self._wording = model, processor, method, wording
         self._tokens = choice_tokens(processor, choices) if choices is not None else None
-        self._options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        self._options = options
 
     def batch(self, questions: Sequence[Question]) -> list[Answer]:
         queries = [worded(question.example, self._wording) for question in questions]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +18,9 @@ from ._coco import chosen, read_annotations, sort
 from ._files import picture, picture_folder
 from ._objects import Objects
 from ._parts import Question
-from ._resampling import Columns
+from ._resampling import Statistic
 from ._suite import Suite
+from ._weighted import mean, share
 
 PROMPT = "Please describe this image in detail."
 
@@ -93,12 +93,12 @@ class Chair(Suite):
         )
         return {**columns, "right": columns["hallucinated"] == 0}
 
-    statistics: ClassVar[Mapping[str, Callable[[Columns], float]]] = {
-        "chair_i": lambda c: _quotient(c["hallucinated"].sum(), c["mentions"].sum()),
-        "chair_s": lambda c: float((c["hallucinated"] > 0).mean()),
-        "recall": lambda c: _quotient(c["recalled"].sum(), c["objects"].sum()),
-        "words": lambda c: float(c["words"].mean()),
-        "mentions": lambda c: float(c["mentions"].mean()),
+    statistics: ClassVar[Mapping[str, Statistic]] = {
+        "chair_i": lambda c, w: share(c["hallucinated"], c["mentions"], w),
+        "chair_s": lambda c, w: mean(c["hallucinated"] > 0, w),
+        "recall": lambda c, w: share(c["recalled"], c["objects"], w),
+        "words": lambda c, w: mean(c["words"], w),
+        "mentions": lambda c, w: mean(c["mentions"], w),
     }
 
 
@@ -107,7 +107,3 @@ def _count(facts: Facts, caption: str) -> tuple[int, ...]:
     wrong = sum(name not in facts.objects for name in mentioned)
     words = len(re.findall(r"\w+(?:['’-]\w+)*", caption))
     return len(mentioned), wrong, len(facts.objects), len(facts.objects.intersection(mentioned)), words
-
-
-def _quotient(some: int, of: int) -> float:
-    return float(some / of) if of else math.nan

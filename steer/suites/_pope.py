@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ..data._pictures import Pictures
 from ..errors import FileFormatError, unknown_name
 from ..examples import Example
-from . import metrics
+from . import _weighted, metrics
 from ._asking import Answer
 from ._files import json_lines, picture, picture_folder
 from ._parts import Question
-from ._resampling import Columns
+from ._resampling import Columns, Statistic
 from ._suite import Suite
+from ._weighted import Weights, mean, share
 
 KEYS = ("question_id", "image", "text", "label")
 LABELS = ("yes", "no")
@@ -76,19 +77,19 @@ class Pope(Suite):
         columns = {"label": label, "said": said, "right": said == label, "strict": well, "decided": decided}
         return {**columns, "p_yes": chance}
 
-    statistics: ClassVar[Mapping[str, Callable[[Columns], float]]] = {
-        "accuracy": lambda c: float(c["right"].mean()),
-        "precision": lambda c: _share(c["label"] & c["said"], c["said"]),
-        "recall": lambda c: _share(c["label"] & c["said"], c["label"]),
-        "f1": lambda c: _quotient(2 * int((c["label"] & c["said"]).sum()), int(c["label"].sum() + c["said"].sum())),
-        "yes_ratio": lambda c: float(c["said"].mean()),
-        "strict_accuracy": lambda c: float(c["strict"].mean()),
-        "undecided": lambda c: float(1 - c["decided"].mean()),
-        "auroc": lambda c: _known(metrics.auroc, c),
-        "ece": lambda c: _known(lambda p, y: metrics.ece(*_sureness(p, y)), c),
-        "brier": lambda c: _known(metrics.brier, c),
-        "nll": lambda c: _known(metrics.nll, c),
-        "aurc": lambda c: _known(lambda p, y: metrics.aurc(*_sureness(p, y)), c),
+    statistics: ClassVar[Mapping[str, Statistic]] = {
+        "accuracy": lambda c, w: mean(c["right"], w),
+        "precision": lambda c, w: share(c["label"] & c["said"], c["said"], w),
+        "recall": lambda c, w: share(c["label"] & c["said"], c["label"], w),
+        "f1": lambda c, w: share(2 * (c["label"] & c["said"]), c["label"].astype(int) + c["said"], w),
+        "yes_ratio": lambda c, w: mean(c["said"], w),
+        "strict_accuracy": lambda c, w: mean(c["strict"], w),
+        "undecided": lambda c, w: mean(~c["decided"], w),
+        "auroc": lambda c, w: _known(lambda p, y, w: _weighted.auroc(p, y, w), c, w),
+        "ece": lambda c, w: _known(lambda p, y, w: _weighted.ece(*_sureness(p, y), w), c, w),
+        "brier": lambda c, w: _known(lambda p, y, w: mean((p - y) ** 2, w), c, w),
+        "nll": lambda c, w: _known(lambda p, y, w: mean(metrics.surprise(p, y), w), c, w),
+        "aurc": lambda c, w: _known(lambda p, y, w: _weighted.aurc(*_sureness(p, y), w), c, w),
     }
 
 
@@ -142,19 +143,11 @@ def _check_keys(questions: Sequence[Question]) -> None:
         seen[question.key] = question.facts
 
 
-def _share(some: NDArray[Any], of: NDArray[Any]) -> float:
-    return _quotient(int(some.sum()), int(of.sum()))
-
-
-def _quotient(some: int, of: int) -> float:
-    return some / of if of else math.nan
-
-
-def _known(metric: Callable[[Any, Any], float], columns: Columns) -> float:
+def _known(metric: Callable[..., NDArray[np.float64]], columns: Columns, w: Weights) -> NDArray[np.float64]:
     """A metric of the probabilities; nan unless every question has one, so that all rows are of the same questions."""
     if np.isnan(columns["p_yes"]).any():
-        return math.nan
-    return metric(columns["p_yes"], columns["label"])
+        return np.full(len(w), math.nan)
+    return metric(columns["p_yes"], columns["label"], w)
 
 
 def _sureness(chance: NDArray[Any], label: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,9 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import SteerError
 from ._arrays import truths
+from ._weighted import Weights
 
 Columns = Mapping[str, NDArray[Any]]
-Statistic = Callable[[Columns], float]
+# Of columns (N,) each and how often each resample holds each question, (R, N); gives (R,).
+Statistic = Callable[[Columns, Weights], NDArray[np.float64]]
+# Numbers of questions times resamples that are held at a time.
+AT_A_TIME = 2**21
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class McNemar:
 
 
 def bootstrap(
-    statistic: Statistic,
+    statistic: Callable[[Columns], float],
     columns: Mapping[str, ArrayLike],
     *,
     clusters: Sequence[Any] | None = None,
@@ -79,11 +83,11 @@ def bootstrap(
         SteerError: no questions, or columns of different lengths.
     """
     options: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
-    return estimates({"": statistic}, columns, clusters=clusters, **options)[""]
+    return estimates({"": _one_by_one(statistic)}, _columns(columns), clusters=clusters, **options)[""]
 
 
 def paired_bootstrap(
-    statistic: Statistic,
+    statistic: Callable[[Columns], float],
     first: Mapping[str, ArrayLike],
     second: Mapping[str, ArrayLike],
     *,
@@ -107,44 +111,49 @@ def paired_bootstrap(
         SteerError: no questions, or columns of different lengths.
     """
     options: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
-    return differences({"": statistic}, first, second, clusters=clusters, **options)[""]
+    return differences({"": _one_by_one(statistic)}, _columns(first), _columns(second), clusters=clusters, **options)[
+        ""
+    ]
 
 
 def estimates(
     statistics: Mapping[str, Statistic],
-    columns: Mapping[str, ArrayLike],
+    columns: Columns,
     *,
     clusters: Sequence[Any] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """`bootstrap` of several statistics on the same resamples."""
+    """`bootstrap` of several statistics on the same resamples, many at a time."""
     arrays = _columns(columns)
+    values = _of_all(statistics, arrays, np.ones((1, _length(arrays))))[0]
     draws = _draws(arrays, clusters, resamples, seed)
-    found = np.array([[_of(one, arrays, rows) for one in statistics.values()] for rows in draws])
-    values = [float(one(arrays)) for one in statistics.values()]
+    found = np.concatenate([_of_all(statistics, arrays, w) for w in draws])
     return {name: _interval(values[i], found[:, i], level) for i, name in enumerate(statistics)}
 
 
 def differences(
     statistics: Mapping[str, Statistic],
-    first: Mapping[str, ArrayLike],
-    second: Mapping[str, ArrayLike],
+    first: Columns,
+    second: Columns,
     *,
     clusters: Sequence[Any] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """`paired_bootstrap` of several statistics on the same resamples."""
+    """`paired_bootstrap` of several statistics on the same resamples, many at a time."""
     one, other = _columns(first), _columns(second)
     if _length(one) != _length(other):
         raise SteerError(f"{_length(one)} questions against {_length(other)}; a paired comparison needs the same ones")
-    draws = _draws(one, clusters, resamples, seed)
-    changes = [[_of(of, one, rows) - _of(of, other, rows) for of in statistics.values()] for rows in draws]
-    values = [float(of(one)) - float(of(other)) for of in statistics.values()]
-    return {name: _interval(values[i], np.array(changes)[:, i], level) for i, name in enumerate(statistics)}
+
+    def change(w: Weights) -> NDArray[np.float64]:
+        return _of_all(statistics, one, w) - _of_all(statistics, other, w)
+
+    values = change(np.ones((1, _length(one))))[0]
+    found = np.concatenate([change(w) for w in _draws(one, clusters, resamples, seed)])
+    return {name: _interval(values[i], found[:, i], level) for i, name in enumerate(statistics)}
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
@@ -184,33 +193,38 @@ def _length(arrays: Columns) -> int:
     return len(next(iter(arrays.values())))
 
 
-def _clusters(arrays: Columns, clusters: Sequence[Any] | None) -> list[NDArray[np.int64]] | int:
-    """The questions of each cluster; their number where each is its own."""
+def _draws(arrays: Columns, clusters: Sequence[Any] | None, resamples: int, seed: int) -> Iterator[Weights]:
+    """How often each question is in each resample, (R, N), some resamples at a time."""
     length = _length(arrays)
-    if clusters is None:
-        return length
-    if len(clusters) != length:
-        raise SteerError(f"{len(clusters)} clusters for {length} questions; give one for each")
-    members: dict[Any, list[int]] = {}
-    for index, one in enumerate(clusters):
-        members.setdefault(one, []).append(index)
-    return length if len(members) == length else [np.array(rows) for rows in members.values()]
-
-
-def _draws(arrays: Columns, clusters: Sequence[Any] | None, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of each resample."""
     if resamples < 1:
         raise SteerError(f"resamples must be at least 1, got {resamples}")
-    groups, rng = _clusters(arrays, clusters), np.random.default_rng(seed)
-    for _ in range(resamples):
-        if isinstance(groups, int):
-            yield rng.integers(groups, size=groups)
-        else:
-            yield np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+    if clusters is not None and len(clusters) != length:
+        raise SteerError(f"{len(clusters)} clusters for {length} questions; give one for each")
+    numbers: dict[Any, int] = {}
+    for one in range(length) if clusters is None else clusters:
+        numbers.setdefault(one, len(numbers))
+    place = np.array([numbers[one] for one in (range(length) if clusters is None else clusters)])
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, chunk := max(1, AT_A_TIME // length)):
+        rows = min(chunk, resamples - start)
+        drawn = rng.integers(len(numbers), size=(rows, len(numbers))) + len(numbers) * np.arange(rows)[:, None]
+        count = np.bincount(drawn.ravel(), minlength=rows * len(numbers)).reshape(rows, len(numbers))
+        yield count[:, place].astype(np.float64)
 
 
-def _of(statistic: Statistic, arrays: Columns, rows: NDArray[np.int64]) -> float:
-    return float(statistic({name: array[rows] for name, array in arrays.items()}))
+def _of_all(statistics: Mapping[str, Statistic], arrays: Columns, w: Weights) -> NDArray[np.float64]:
+    """Every statistic of every resample, (R, statistics)."""
+    return np.stack([np.asarray(one(arrays, w), np.float64) for one in statistics.values()], axis=1)
+
+
+def _one_by_one(statistic: Callable[[Columns], float]) -> Statistic:
+    """A statistic of columns as they are, of many resamples."""
+
+    def found(arrays: Columns, w: Weights) -> NDArray[np.float64]:
+        rows = (np.repeat(np.arange(w.shape[1]), one.astype(np.int64)) for one in w)
+        return np.array([float(statistic({name: array[i] for name, array in arrays.items()})) for i in rows])
+
+    return found
 
 
 def _interval(value: float, found: NDArray[np.float64], level: float) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from ..errors import SteerError
 from ._asking import Answer, ask
 from ._kept import Kept, way_digest
 from ._parts import Comparison, Question, Score
-from ._resampling import Columns, differences, estimates, mcnemar
+from ._resampling import Columns, Statistic, differences, estimates, mcnemar
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -32,7 +32,9 @@ class Suite(ABC):
         choices: two answers, the first counted as positive, whose probability at the first answer token is wanted; None
             where answers are free text.
         max_new_tokens: how much is written, where the user does not say.
-        statistics: by name, what is made of the columns of `measure`; nan where that is not defined.
+        statistics: by name, what is made of the columns of `measure`, (N,) each, in many resamples at once: `w` (R, N)
+            says how often each resample holds each question, and (R,) is given; nan where it is not defined.
+            `metrics.mean` and `metrics.share` are most of what one needs.
         shown: the statistics that a table has.
     """
 
@@ -41,7 +43,7 @@ class Suite(ABC):
     summary: ClassVar[str]
     choices: ClassVar[tuple[str, str] | None] = None
     max_new_tokens: ClassVar[int] = 8
-    statistics: ClassVar[Mapping[str, Callable[[Columns], float]]]
+    statistics: ClassVar[Mapping[str, Statistic]]
     shown: ClassVar[tuple[str, ...]]
 
     @abstractmethod
@@ -81,6 +83,7 @@ class Suite(ABC):
         batch_size: int = 16,
         max_new_tokens: int | None = None,
         wording: str = "{question}",
+        template: str | None = None,
         answers: str | Path | None = None,
         progress: bool = True,
     ) -> list[Answer]:
@@ -94,6 +97,7 @@ class Suite(ABC):
             batch_size: questions in one forward.
             max_new_tokens: written at most; None for what the suite says.
             wording: how a question is put, with `{question}` where its own words go.
+            template: how an example is written, as in `steer.prompts.encode`; None for the method's own, if it has one.
             answers: a file where answers are kept as they come, one JSON object on a line; those that are there
                 already, to the same question of the same model in the same way, are not asked for again.
             progress: show a bar on a terminal.
@@ -107,6 +111,7 @@ class Suite(ABC):
         """
         length = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         options: dict[str, Any] = {"choices": self.choices, "max_new_tokens": length, "wording": wording}
+        options["template"] = template
         more: dict[str, Any] = {}
         if answers is not None:
             name = "unsteered" if method is None else method.name

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import SteerError, unknown_name
+from . import _weighted
 from ._abstaining import (
     Abstention,
     RiskCoverage,
@@ -23,11 +24,12 @@ from ._abstaining import (
 )
 from ._arrays import chances, truths
 from ._resampling import Estimate, McNemar, bootstrap, mcnemar, paired_bootstrap
+from ._weighted import mean, share
 
 __all__ = [
     "Abstention", "Estimate", "McNemar", "Reliability", "RiskCoverage",
-    "abstain", "aurc", "auroc", "bootstrap", "brier", "ece", "mcnemar", "nll", "paired_bootstrap", "reliability",
-    "risk_coverage", "threshold_for_risk", "threshold_for_utility",
+    "abstain", "aurc", "auroc", "bootstrap", "brier", "ece", "mcnemar", "mean", "nll", "paired_bootstrap",
+    "reliability", "risk_coverage", "share", "threshold_for_risk", "threshold_for_utility",
 ]  # fmt: skip
 
 Bins = Literal["width", "mass"]
@@ -64,15 +66,7 @@ def reliability(confidence: ArrayLike, right: ArrayLike, *, bins: int = 15, by: 
         SteerError: no answers, arrays of different lengths, or numbers outside of 0 and 1.
     """
     sure, well = _pair(confidence, right)
-    if bins < 1:
-        raise SteerError(f"bins must be at least 1, got {bins}")
-    if by == "width":
-        place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], sure, side="left")
-    elif by == "mass":
-        last = np.ceil(len(sure) * np.arange(1, bins) / bins).astype(np.int64) - 1
-        place = np.searchsorted(np.sort(sure)[last], sure, side="left")
-    else:
-        raise unknown_name("kind of bins", by, ("width", "mass"))
+    place = _bins(sure, bins, by)
     count = np.bincount(place, minlength=bins)
     kept = count > 0
     means = [np.bincount(place, weights=values, minlength=bins)[kept] / count[kept] for values in (sure, well)]
@@ -91,8 +85,8 @@ def ece(confidence: ArrayLike, right: ArrayLike, *, bins: int = 15, by: Bins = "
         bins: how many.
         by: as in `reliability`.
     """
-    found = reliability(confidence, right, bins=bins, by=by)
-    return float((found.count * np.abs(found.right - found.confidence)).sum() / found.count.sum())
+    sure, well = _pair(confidence, right)
+    return float(_weighted.ece(sure, well, np.ones((1, len(sure))), _bins(sure, bins, by))[0])
 
 
 def brier(chance: ArrayLike, happened: ArrayLike) -> float:
@@ -114,7 +108,12 @@ def nll(chance: ArrayLike, happened: ArrayLike) -> float:
         happened: whether it is yes, bool (N,).
     """
     p, y = _pair(chance, happened)
-    return float(-np.mean(np.log(np.maximum(np.where(y > 0, p, 1 - p), EPS))))
+    return float(np.mean(surprise(p, y)))
+
+
+def surprise(p: NDArray[np.float64], y: NDArray[Any]) -> NDArray[np.float64]:
+    """What `nll` is the mean of: -log of the probability of what is so, (N,)."""
+    return -np.log(np.maximum(np.where(y > 0, p, 1 - p), EPS))
 
 
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
@@ -134,14 +133,19 @@ def auroc(score: ArrayLike, positive: ArrayLike) -> float:
         )
     if np.isnan(values).any():
         raise SteerError("score must be numbers, got nan; leave out questions that have no score")
-    positives = int(yes.sum())
-    negatives = len(yes) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    # The mean rank of equal scores, counted from 1 (Mann and Whitney's U).
-    rank = np.cumsum(count) - (count - 1) / 2
-    return float((rank[place][yes].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(_weighted.auroc(values, yes, np.ones((1, len(yes))))[0])
+
+
+def _bins(sure: NDArray[np.float64], bins: int, by: str) -> NDArray[np.int64]:
+    """The bin of each confidence, (N,)."""
+    if bins < 1:
+        raise SteerError(f"bins must be at least 1, got {bins}")
+    if by == "width":
+        return _weighted.width_bins(sure, bins)
+    if by == "mass":
+        last = np.ceil(len(sure) * np.arange(1, bins) / bins).astype(np.int64) - 1
+        return np.searchsorted(np.sort(sure)[last], sure, side="left")
+    raise unknown_name("kind of bins", by, ("width", "mass"))
 
 
 def _pair(confidence: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:

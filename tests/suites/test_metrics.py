@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from steer.errors import SteerError
-from steer.suites import metrics
+from steer.suites import _weighted, metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 calibration = pytest.importorskip("sklearn.calibration")
@@ -165,6 +165,38 @@ def test_a_paired_difference_knows_that_the_questions_are_the_same():
     assert 0.2 < found.low < found.value < found.high < 0.4
     same = metrics.paired_bootstrap(mean, {"x": first}, {"x": first})
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+@given(pairs=PAIRS, seed=st.integers(0, 1000))
+def test_many_resamples_at_once_are_each_what_its_questions_give(pairs, seed):
+    p, y = arrays(pairs)
+    w = np.random.default_rng(seed).integers(0, 4, (3, len(p)))
+    w[:, 0] += 1  # none is empty
+    found = {
+        "mean": _weighted.mean(p, w),
+        "share": _weighted.share(y & (p > 0.5), y, w),
+        "ece": _weighted.ece(p, y, w),
+        "auroc": _weighted.auroc(p, y, w),
+        "aurc": _weighted.aurc(p, y, w),
+    }
+    for i, times in enumerate(w):
+        # By hand from single questions, without the functions that the public ones are made of.
+        q, z = np.repeat(p, times), np.repeat(y, times)
+        wins = [(a > b) + (a == b) / 2 for a in q[z] for b in q[~z]]
+        risks = []
+        for k in range(1, len(q) + 1):
+            edge = np.sort(q)[::-1][k - 1]
+            surer, equal = ~z[q > edge], ~z[q == edge]
+            risks.append((surer.sum() + equal.mean() * (k - len(surer))) / k)
+        bins = [(q > j / 15) & (q <= (j + 1) / 15) | (q == 0) & (j == 0) for j in range(15)]
+        expected = {
+            "mean": q.mean(),
+            "share": (z & (q > 0.5)).sum() / z.sum() if z.any() else math.nan,
+            "ece": sum(abs(z[one].sum() - q[one].sum()) for one in bins) / len(q),
+            "auroc": np.mean(wins) if wins else math.nan,
+            "aurc": np.mean(risks),
+        }
+        assert {name: one[i] for name, one in found.items()} == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 def test_what_cannot_be_said_is_nan_and_null_in_json():
