@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
 from transformers.modeling_utils import AttentionInterface
 
-Rule = Callable[[torch.Tensor], torch.Tensor]
-"""A layer's prompt keys (B, H_kv, P, d) -> which of them stay, bool (B, H_kv, P)."""
+Rule = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""A layer's queries (B, H, P, d) and keys (B, H_kv, P, d) of the prompt, and what scores are multiplied by -> which
+tokens stay, bool (B, H_kv, P)."""
 
 
 @dataclass
@@ -35,7 +36,6 @@ class Dense:
     beta: float = 0.0
     layers: tuple[int, ...] = (0, 1)
     keep: Rule | None = None
-    kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def attend(self, module, query, key, value, mask, scaling=None, **kwargs) -> tuple[torch.Tensor, None]:
         length, groups = query.shape[2], query.shape[1] // key.shape[1]
@@ -47,8 +47,7 @@ class Dense:
             scores = scores + (self.alpha * scores.abs() + self.beta) * where
         hidden = torch.ones(length, length).triu(1).bool() if mask is None else ~mask
         if self.keep is not None:
-            stays = self.keep(key[:, :, : self.prompt])
-            self.kept[module.layer_idx] = stays
+            stays = self.keep(query[:, :, : self.prompt], key[:, :, : self.prompt], scaling)
             gone = nn.functional.pad(~stays, (0, length - self.prompt)).repeat_interleave(groups, dim=1)
             hidden = hidden | (gone[:, :, None] & (row >= self.prompt)[:, None])
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num()
