@@ -27,7 +27,7 @@ def batch_of(one: Subject, rows: tuple[int, ...] = ROWS) -> steer.prompts.Batch:
 
 
 def check_decoding(one: Subject, method: steer.Method) -> None:
-    """A row writes the same in a batch and alone, with a cache and without, in beams too; and not what it did before."""
+    """A row writes the same in a batch and alone, with a cache and without, in beams too; not what it did before."""
     # A picture's tokens that a model writes itself have no picture: without a cache it would look for one.
     plain, options = written(one, batch_of(one), COUNT, **NO_PICTURES), NO_PICTURES
     beams = {"num_beams": 3, "num_return_sequences": 2, **options}
