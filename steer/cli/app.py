@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
 from ..errors import PluginError, SteerError
-from . import bench, check, demo, eval, fit, fold, generate, inspect, memory, methods, predict, profile
+from . import bench, check, demo, eval, fit, fold, generate, inspect, look, memory, methods, predict, profile
 from ._output import say
 
 EXIT_ERROR = 1
@@ -29,7 +29,7 @@ def build_app() -> typer.Typer:
         epilog="Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 a check failed.",
     )
     app.callback()(_options)
-    for module in (inspect, check, methods, demo, fit, generate, predict, eval, profile, fold, bench):
+    for module in (inspect, check, methods, demo, fit, generate, predict, eval, profile, look, fold, bench):
         app.command(module.__name__.rpartition(".")[2])(module.command)
     app.add_typer(memory.app, name="memory")
     for name, source in sources(manager()).items():
