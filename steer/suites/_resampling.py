@@ -130,7 +130,7 @@ def estimates(
     values = _of_all(statistics, arrays, np.ones((1, _length(arrays))))[0]
     draws = _draws(arrays, clusters, resamples, seed)
     found = np.concatenate([_of_all(statistics, arrays, w) for w in draws])
-    return {name: _interval(values[i], found[:, i], level) for i, name in enumerate(statistics)}
+    return {name: _interval(float(values[i]), found[:, i], level) for i, name in enumerate(statistics)}
 
 
 def differences(
@@ -153,7 +153,7 @@ def differences(
 
     values = change(np.ones((1, _length(one))))[0]
     found = np.concatenate([change(w) for w in _draws(one, clusters, resamples, seed)])
-    return {name: _interval(values[i], found[:, i], level) for i, name in enumerate(statistics)}
+    return {name: _interval(float(values[i]), found[:, i], level) for i, name in enumerate(statistics)}
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:

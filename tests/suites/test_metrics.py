@@ -170,7 +170,7 @@ def test_a_paired_difference_knows_that_the_questions_are_the_same():
 @given(pairs=PAIRS, seed=st.integers(0, 1000))
 def test_many_resamples_at_once_are_each_what_its_questions_give(pairs, seed):
     p, y = arrays(pairs)
-    w = np.random.default_rng(seed).integers(0, 4, (3, len(p)))
+    w = np.random.default_rng(seed).integers(0, 4, (3, len(p))).astype(float)
     w[:, 0] += 1  # none is empty
     found = {
         "mean": _weighted.mean(p, w),
@@ -179,7 +179,7 @@ def test_many_resamples_at_once_are_each_what_its_questions_give(pairs, seed):
         "auroc": _weighted.auroc(p, y, w),
         "aurc": _weighted.aurc(p, y, w),
     }
-    for i, times in enumerate(w):
+    for i, times in enumerate(w.astype(int)):
         # By hand from single questions, without the functions that the public ones are made of.
         q, z = np.repeat(p, times), np.repeat(y, times)
         wins = [(a > b) + (a == b) / 2 for a in q[z] for b in q[~z]]
