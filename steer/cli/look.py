@@ -12,7 +12,7 @@ from ._model import Device, Dtype, load
 from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
 
 if TYPE_CHECKING:
-    from ..look import Look
+    from ..look import Look, Token
 
 
 def command(
@@ -116,7 +116,7 @@ def _pairs(text: str) -> list[tuple[int, int]]:
 
 def _report(found: Look) -> None:
     from ..look.found import SHARES
-    from ..look.words import head_words, share_words, token_words
+    from ..look.words import head_words, share_words
 
     sides = found.sides
     rows = [
@@ -126,11 +126,14 @@ def _report(found: Look) -> None:
     print_table(("", "answer", *(f"attention to {name}" for name in SHARES)), rows)
     both = found.after is not None
     columns = ("first token", "before", "after", "change") if both else ("first token", "probability")
-    print_table(columns, [_cells(one.text, one.before, one.after, token_words, share_words) for one in found.tokens])
+    print_table(columns, [_cells(one) for one in found.tokens])
     print(head_words(found))
 
 
-def _cells(text: str, before: float, after: float | None, words: Any, share: Any) -> tuple[str, ...]:
-    if after is None:
-        return words(text), share(before)
-    return words(text), share(before), share(after), f"{100 * (after - before):+.1f}"
+def _cells(token: Token) -> tuple[str, ...]:
+    from ..look.words import share_words, token_words
+
+    said = token_words(token), share_words(token.before)
+    if token.after is None:
+        return said
+    return *said, share_words(token.after), f"{100 * (token.after - token.before):+.1f}"

@@ -33,6 +33,29 @@ class Picture:
         """Which tokens look at some part of the picture, bool (n,)."""
         return (self.boxes[:, 2] > self.boxes[:, 0]) & (self.boxes[:, 3] > self.boxes[:, 1])
 
+    @property
+    def views(self) -> tuple[torch.Tensor, ...]:
+        """The tokens, int64 (m,) in order, in as few groups as it takes for none to lie on another, small ones first.
+
+        A picture that is read once is one view; one that is read in tiles and as a thumbnail is two, which cannot be
+        drawn on top of each other without mixing their colours.
+        """
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        areas = sizes.clamp(min=0).prod(-1)
+        groups: list[list[int]] = [[]]
+        for one in torch.argsort(areas, stable=True).tolist():
+            for group in groups:
+                low = torch.maximum(self.boxes[group, :2], self.boxes[one, :2])
+                high = torch.minimum(self.boxes[group, 2:], self.boxes[one, 2:])
+                common = (high - low).clamp(min=0).prod(-1)
+                # Edges are exact to a pixel only: half of the smaller token is more than that.
+                if not bool((common > torch.minimum(areas[group], areas[one]) / 2).any()):
+                    group.append(one)
+                    break
+            else:
+                groups.append([one])
+        return tuple(torch.tensor(sorted(group), dtype=torch.long) for group in groups)
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:

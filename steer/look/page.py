@@ -29,7 +29,7 @@ def page(found: Look) -> str:
         "unit": max(most, 1e-12) / LEVELS,
         "pictures": [_picture(one) for one in found.pictures],
         "sides": {name: _side(side, max(most, 1e-12)) for name, side in found.sides.items()},
-        "tokens": [{"text": token_words(one.text), "before": one.before, "after": one.after} for one in found.tokens],
+        "tokens": [{"text": token_words(one), "before": one.before, "after": one.after} for one in found.tokens],
     }
     # Inside a script element, the one thing that JSON may not hold is the element's end.
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
@@ -63,4 +63,10 @@ def _picture(picture: Picture) -> dict[str, Any]:
     shown.save(buffer, format=kind, **({} if small else {"quality": 88}))
     text = base64.b64encode(buffer.getvalue()).decode()
     boxes = [[round(edge, 1) for edge in box] for box in picture.boxes.tolist()]
-    return {"src": f"data:image/{kind};base64,{text}", "width": image.width, "height": image.height, "boxes": boxes}
+    return {
+        "src": f"data:image/{kind};base64,{text}",
+        "width": image.width,
+        "height": image.height,
+        "boxes": boxes,
+        "views": [view.tolist() for view in picture.views],
+    }

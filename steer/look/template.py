@@ -152,38 +152,39 @@ function svg(figure, picture, kind, label) {
   return made;
 }
 
-// Everything that stays: pictures, and a cell for each token; large ones first, so that they lie below.
-const shown = data.pictures.map((picture, index) => {
+// Everything that stays: pictures, and a cell for each token; a row for each view of each picture.
+const shown = data.pictures.flatMap((picture, index) => picture.views.map((tokens, view) => {
   const row = make(document.querySelector(".pictures"), "div", undefined, "row");
-  const figure = make(row, "figure");
-  make(figure, "figcaption", data.pictures.length > 1 ? "picture " + (index + 1) : "picture");
+  const figure = make(row, "figure"), views = picture.views.length;
+  const words = "picture" + (data.pictures.length > 1 ? " " + (index + 1) : "");
+  make(figure, "figcaption", words + (views > 1 ? ", view " + (view + 1) + " of " + views : ""));
   svg(figure, picture, "picture", "the picture");
-  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
-  const order = picture.boxes.map((_, i) => i).sort((a, b) => area(picture.boxes[b]) - area(picture.boxes[a]));
-  const maps = names.map((name) => {
+  const one = { index, tokens, count: picture.boxes.length };
+  one.maps = names.map((name) => {
     const here = make(row, "figure"), caption = make(here, "figcaption");
     const map = svg(here, picture, "map", "attention over the picture, " + name);
     map.dataset.side = name;
-    const cells = [];
-    for (const i of order) {
-      const [left, top, right, bottom] = picture.boxes[i];
-      cells[i] = draw(map, "rect", { x: left, y: top, width: right - left, height: bottom - top });
-      cells[i].addEventListener("pointerenter", () => point(index, i, true));
-      cells[i].addEventListener("pointerleave", () => point(index, i, false));
-    }
+    const cells = tokens.map((token, place) => {
+      const [left, top, right, bottom] = picture.boxes[token];
+      const cell = draw(map, "rect", { x: left, y: top, width: right - left, height: bottom - top });
+      cell.addEventListener("pointerenter", () => point(one, place, true));
+      cell.addEventListener("pointerleave", () => point(one, place, false));
+      return cell;
+    });
     return { name, caption, cells, weights: [] };
   });
   const legend = make(document.querySelector(".pictures"), "div", undefined, "legend");
   make(legend, "span", "0");
-  const bar = make(legend, "i"), most = make(legend, "span");
+  const bar = make(legend, "i");
+  one.most = make(legend, "span");
   bar.style.background = "linear-gradient(90deg," + VIRIDIS.map((_, i) => colour(i / (VIRIDIS.length - 1))) + ")";
-  return { count: picture.boxes.length, maps, most };
-});
+  return one;
+}));
 
-function point(index, token, on) {
-  for (const map of shown[index].maps) map.cells[token].classList.toggle("on", on);
-  const values = shown[index].maps.map((map) => map.name + " " + fine(map.weights[token]));
-  if (on) said.textContent = "token " + token + " of the picture: " + values.join(", ");
+function point(one, place, on) {
+  for (const map of one.maps) map.cells[place].classList.toggle("on", on);
+  const values = one.maps.map((map) => map.name + " " + fine(map.weights[one.tokens[place]]));
+  if (on) said.textContent = "token " + one.tokens[place] + " of the picture: " + values.join(", ");
 }
 
 function headName(i) {
@@ -192,15 +193,16 @@ function headName(i) {
 
 function update() {
   const head = Number(pick.value);
-  shown.forEach((picture, index) => {
-    for (const map of picture.maps) map.weights = rowOf(data.sides[map.name].maps[index], picture.count, head);
-    const most = Math.max(1e-12, ...picture.maps.map((map) => map.weights.reduce((a, b) => Math.max(a, b), 0)));
-    for (const map of picture.maps) {
-      map.cells.forEach((cell, i) => cell.setAttribute("fill", colour(map.weights[i] / most)));
-      map.caption.textContent = map.name + ": " + percent(map.weights.reduce((a, b) => a + b, 0)) + " of the attention";
+  for (const one of shown) {
+    for (const map of one.maps) map.weights = rowOf(data.sides[map.name].maps[one.index], one.count, head);
+    const most = Math.max(1e-12, ...one.maps.map((map) => map.weights.reduce((a, b) => Math.max(a, b), 0)));
+    for (const map of one.maps) {
+      map.cells.forEach((cell, i) => cell.setAttribute("fill", colour(map.weights[one.tokens[i]] / most)));
+      const share = one.tokens.reduce((sum, token) => sum + map.weights[token], 0);
+      map.caption.textContent = map.name + ": " + percent(share) + " of the attention";
     }
-    picture.most.textContent = fine(most) + " on one token";
-  });
+    one.most.textContent = fine(most) + " on one token";
+  }
   const place = document.querySelector(".shares");
   place.replaceChildren();
   for (const name of names) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .found import Look
+from .found import Look, Token
 
 NAMED = 8
 """So many heads are named one by one."""
@@ -30,7 +30,15 @@ def share_words(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def token_words(text: str) -> str:
-    """A token as one can read it, white space too."""
-    bare = text.strip()
-    return bare if bare and "\n" not in bare else repr(text)
+def picture_words(picture: int, pictures: int, view: int, views: int) -> str:
+    """Which picture, and how it was read, where there are several."""
+    number = f" {picture + 1}" if pictures > 1 else ""
+    return f"picture{number}" + (f", view {view + 1} of {views}" if views > 1 else "")
+
+
+def token_words(token: Token) -> str:
+    """A token as one can read it: white space too, and its number where it says nothing."""
+    bare = token.text.strip()
+    if not token.text:
+        return f"token {token.id}"
+    return bare if bare and "\n" not in bare else repr(token.text)

@@ -52,7 +52,7 @@ def test_the_top_heads_of_a_profile(steer_cli, picture, tmp_path):
     values = torch.zeros(4, 6)
     values[2, 5], values[0, 3] = 2.0, 1.0
     fingerprint = map_of(model).fingerprint()
-    HeadMap({"a": values}, {"a": values}, 1, fingerprint=fingerprint).save(tmp_path / "heads.safetensors")
+    HeadMap({"a": values}, {"a": values.clone()}, 1, fingerprint=fingerprint).save(tmp_path / "heads.safetensors")
     asked = ("look", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--json")
     ran = steer_cli(*asked, "--head-map", tmp_path / "heads.safetensors", "--top", 2)
     assert ran.code == 0, ran.err

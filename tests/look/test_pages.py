@@ -15,8 +15,8 @@ from steer.errors import SteerError
 from steer.look import Look, Picture, Seen, Token
 from tests.browser import Opened, opened
 
-BOXES = torch.tensor([[0.0, 0, 30, 20], [30, 0, 60, 20], [0, 20, 30, 40], [30, 20, 60, 40], [0, 0, 60, 40]])
-# Two heads, five tokens; the last token is a thumbnail of the whole picture.
+BOXES = torch.tensor([[0.0, 0, 30, 20], [30, 0, 60, 20], [0, 20, 30, 40], [30, 20, 60, 40], [0, 0, 0, 0]])
+# Two heads, five tokens; the last token sees padding alone.
 BEFORE = torch.tensor([[0.1, 0.2, 0.0, 0.05, 0.05], [0.3, 0.0, 0.0, 0.1, 0.0]])
 AFTER = torch.tensor([[0.4, 0.2, 0.0, 0.05, 0.05], [0.5, 0.0, 0.1, 0.1, 0.0]])
 HOSTILE = "</script><script>console.error('escaped')</script>__DATA__ $x_1$"
@@ -74,8 +74,7 @@ def test_the_page_has_two_maps_with_all_tokens_and_the_table_and_no_errors(folde
     for one in maps:
         cells = [cell for cell in one.inside if cell.name == "rect"]
         assert len(cells) == 5
-        # The thumbnail's token lies below the others.
-        assert cells[0].attributes["width"] == "60"
+        assert [cell.attributes["width"] for cell in cells] == ["30"] * 4 + ["0"]
         assert all(cell.attributes["fill"].startswith("rgb(") for cell in cells)
     assert rows_of(page) == [
         ["no", "20.0 %", "75.0 %", "+55.0", ""],
@@ -113,10 +112,18 @@ def test_choosing_a_head_sorting_and_pointing(folder: Path) -> None:
     assert captions == ["picture", "before: 40.0 % of the attention", "after: 70.0 % of the attention"]
     assert [row[0] for row in rows_of(page)] == ["yes", "no", HOSTILE, "'\\n'"]
     (said,) = page.elements("div", id="said")
-    assert said.text == "token 4 of the picture: before 0 %, after 0 %"
+    assert said.text == "token 0 of the picture: before 30 %, after 50 %"
     (main,) = page.elements("main")
     assert "0.25" in main.attributes["style"]
     assert len(page.elements("rect", kind="on")) == 2
+
+
+def test_tokens_that_lie_on_others_are_another_view() -> None:
+    thumbnail = torch.tensor([[0.0, 0, 60, 20], [0, 20, 60, 40]])
+    boxes = torch.cat([thumbnail, BOXES[:4] + torch.tensor([0.0, 0, 0.6, 0.4])])
+    views = Picture(Image.new("RGB", (60, 40)), boxes).views
+    assert [one.tolist() for one in views] == [[2, 3, 4, 5], [0, 1]]
+    assert [one.tolist() for one in Picture(Image.new("RGB", (60, 40)), BOXES).views] == [[0, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(("pictures", "method", "maps"), [(3, True, 6), (1, False, 1)])
