@@ -9,6 +9,7 @@ the very config object that it had.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -195,7 +196,8 @@ class AttentionSlot:
 
         taps = [tap for plan in self.plans for tap in plan.weights]
         if taps:
-            _weights.read(taps, call, lambda call: _attended(call, factors, shares, width, original)[0])
+            added = functools.partial(_attended, factors=factors, shares=shares, width=width, original=original)
+            _weights.read(taps, call, factors, shares, lambda c: original(c)[0], lambda c: added(c)[0])
         output = _attended(call, factors, shares, width, original)
         for keeper in keepers:
             keeper(module, as_read)

@@ -37,14 +37,14 @@ class Share:
 
 def bias_of(call: Call, factors: Factors, shares: list[Share], rows: torch.Tensor | None = None) -> torch.Tensor:
     """All additions to the scores of some rows (int64 (B, R); None for all), (B, H, R or T, S) in fp32."""
-    query = call.query if rows is None else _rows_of(call.query, rows)
+    query = call.query if rows is None else rows_of(call.query, rows)
     groups = query.shape[1] // call.key.shape[1]
     grouped = rearrange(query, "b (k g) t d -> b k g t d", g=groups)
     scores = torch.einsum("bkgtd,bksd->bkgts", grouped.float(), call.key.float()) * call.scaling
     size = rearrange(scores, "b k g t s -> b (k g) t s").abs()
 
     def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        a = a if rows is None else _rows_of(a.expand(query.shape[0], -1, -1, -1), rows)
+        a = a if rows is None else rows_of(a.expand(query.shape[0], -1, -1, -1), rows)
         return a.float() @ b.float().transpose(-1, -2)
 
     bias = sum(outer(share.a, share.b) for share in shares) * size
@@ -87,7 +87,7 @@ def rewrite(
     which = torch.arange(batch, device=output.device)[:, None]
     for part in rows.split(max(1, CHUNK // max(total, 1)), dim=1):
         here = Call(
-            _rows_of(call.query, part), call.key, call.value, _mask_of(call, part), dict(call.kwargs),
+            rows_of(call.query, part), call.key, call.value, mask_of(call, part), dict(call.kwargs),
             call.implementation, False, call.slots,
         )  # fmt: skip
         here.kwargs.update(scaling=call.scaling, is_causal=False)
@@ -103,17 +103,17 @@ def _common_rows(shares: list[Share]) -> torch.Tensor | None:
     return first if same else None
 
 
-def _rows_of(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def rows_of(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """X (B, H, T, n) at rows (B, R)."""
     return x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
-def _mask_of(call: Call, rows: torch.Tensor) -> torch.Tensor | None:
+def mask_of(call: Call, rows: torch.Tensor) -> torch.Tensor | None:
     """What these rows may see: a mask (B, 1 or H, R, S), or None for everything."""
     mask, length, total = call.mask, call.query.shape[2], call.key.shape[2]
     if mask is not None:
         mask = mask[..., :total].expand(rows.shape[0], -1, length if mask.shape[2] == 1 else -1, -1)
-        return _rows_of(mask, rows)
+        return rows_of(mask, rows)
     if not call.causal:
         return None
     last = rows[:, None, :, None] + (total - length)

@@ -157,8 +157,8 @@ def attention(
     """How much each query attends to each key, (B, H, R, S), for `steer.record` alone; `positions` are the queries.
 
     What is read is what the running attention function does after everything that is added to it in open sessions: keys
-    that were put in front come first, and pruned ones are not there. It costs about S / d_v times the attention of the
-    layer; without `positions` all T x S weights are kept.
+    that were put in front come first, and pruned ones are not there. A few rows cost little in
+    SDPA and eager attention; all rows, or other functions, about S / d_v times the attention of the layer.
     """
     return Site("attention", layers, heads, tower, positions, attention)
 

@@ -51,6 +51,78 @@ def test_cross_attention_is_over_the_keys_of_the_other_side(name: str) -> None:
     torch.testing.assert_close(acts["attention", layer, *key].double(), wanted, atol=1e-6, rtol=1e-4)
 
 
+WINDOWS = ["llama", "mistral", "gemma2", "gpt_oss"]
+
+
+def windowed(name: str, implementation: str) -> torch.nn.Module:
+    """Plain, with windows, with windows and capped scores, with windows and sinks."""
+    import transformers as hf
+
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 99,
+        "initializer_range": 0.4,
+    }
+    torch.manual_seed(0)
+    if name == "llama":
+        model = tiny_llama(implementation=implementation)
+    elif name == "mistral":
+        model = hf.MistralForCausalLM(hf.MistralConfig(**sizes, sliding_window=4))
+    elif name == "gemma2":
+        config = hf.Gemma2Config(**sizes, sliding_window=4, attn_logit_softcapping=2.0)
+        model = hf.Gemma2ForCausalLM(config)
+    else:
+        model = hf.GptOssForCausalLM(
+            hf.GptOssConfig(**sizes, sliding_window=4, num_local_experts=2, num_experts_per_tok=1)
+        )
+        torch.nn.init.normal_(model.model.layers[0].self_attn.sinks)
+    model.set_attn_implementation(implementation)
+    return model.eval()
+
+
+@pytest.mark.parametrize("rows", ["last", "one", "some", "differing", "all"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_rows_by_themselves_see_what_they_see_among_all(name: str, padded: bool, rows: str) -> None:
+    ids = tokens(2, 9) % 90 + 3
+    mask = torch.ones_like(ids)
+    mask[1, : 3 * padded] = 0
+    chosen = {
+        "last": positions.last_prompt(),
+        "one": positions.index(2),
+        "some": positions.index(1, 4),
+        "differing": positions.mask(torch.arange(9)[None] >= torch.tensor([[4], [6]])),
+        "all": None,
+    }[rows]
+    places = (mask.cumsum(-1) - 1).clamp_min(0)
+    given = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    truth = windowed(name, "eager")(**given, output_attentions=True).attentions
+    # SDPA leaves out the caps of the one and is not there for the other.
+    model = windowed(name, "sdpa" if name in ("llama", "mistral") else "eager")
+    with steer.record(model, sites.attention(positions=chosen)) as acts:
+        model(**given)
+    real = places.masked_fill(mask == 0, -1)
+    at = {
+        "last": real == real.amax(1, keepdim=True),
+        "one": real == 2,
+        "some": (real == 1) | (real == 4),
+        "differing": torch.arange(9)[None] >= torch.tensor([[4], [6]]),
+        "all": mask.bool(),
+    }[rows]
+    for layer, weights in enumerate(truth):
+        found = acts["attention", layer]
+        if found.ndim == 4:  # rows of one slice: (B, H, R, S)
+            found = found.transpose(1, 2)
+            found = found[at] if rows == "all" else found.flatten(0, 1)
+        wanted = weights.transpose(1, 2)[at]
+        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-4)
+
+
 def by_hand(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The last row's softmax in fp64: query (B, H, T, d), key (B, H_kv, S, d), bias (..., S) -> (B, H, 1, S)."""
     keys = key.double().repeat_interleave(HEADS // KV_HEADS, dim=1)
