@@ -11,7 +11,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import data, errors, fitting, gates, memory, ops, positions, prompts, sites, training, zoo
+    from . import (
+        contrast,
+        data,
+        errors,
+        fitting,
+        gates,
+        look,
+        memory,
+        ops,
+        positions,
+        prompts,
+        regions,
+        sites,
+        suites,
+        training,
+        zoo,
+    )
     from ._folding import Folded, fold
     from ._inspecting import inspect
     from .demonstrations import Demonstrations
@@ -50,7 +66,10 @@ _HOMES = {
     "profile": "profiling",
     "record": "recording",
 }
-_MODULES = ("data", "errors", "fitting", "gates", "memory", "ops", "positions", "prompts", "sites", "training", "zoo")
+_MODULES = (
+    "contrast", "data", "errors", "fitting", "gates", "look", "memory", "ops", "positions", "prompts", "regions",
+    "sites", "suites", "training", "zoo",
+)  # fmt: skip
 
 __all__ = [
     "Demonstrations",
@@ -66,6 +85,7 @@ __all__ = [
     "TwoStream",
     "__version__",
     "attach",
+    "contrast",
     "create",
     "data",
     "errors",
@@ -75,6 +95,7 @@ __all__ = [
     "hookimpl",
     "inspect",
     "load",
+    "look",
     "memory",
     "methods",
     "ops",
@@ -82,7 +103,9 @@ __all__ = [
     "profile",
     "prompts",
     "record",
+    "regions",
     "sites",
+    "suites",
     "training",
     "zoo",
 ]
