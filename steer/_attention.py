@@ -24,7 +24,7 @@ from . import _relative, _weights
 from ._lse import masked_lse
 from ._params import Ready
 from ._relative import Factors, Share
-from ._scores import Call, add_bias, add_prefix, merge
+from ._scores import LIMIT, Call, add_bias, add_prefix, merge
 from ._step import Place, RowChoice, Step, Tally, Tap, at_slots
 from .errors import MappingError
 from .gates import BoundGate, Reading
@@ -66,7 +66,7 @@ class Bias:
         rows = self.choice.of(batch, length, query.device, self.place)
         if isinstance(rows, str):
             return None
-        a = self.value.on(query).view(1, -1, 1, 1)
+        a = self.value.on(query).clamp(-LIMIT, LIMIT).view(1, -1, 1, 1)  # an infinite one times 0 is NaN
         if self.gate is not None:
             rows_first = query.transpose(1, 2)
             a = a * self.gate(rows_first, Reading(rows_first, lse)).transpose(1, 2)

@@ -154,7 +154,7 @@ def test_every_layer_equals_attention_written_out(dtype, family: str, padded: in
         assert (truth - bare).abs().max() > 2 * tolerance * truth.abs().max()
 
 
-@pytest.mark.parametrize("value", [-1e4, 1e4])
+@pytest.mark.parametrize("value", [-torch.inf, -1e4, 1e4])
 def test_the_strongest_bias_fits_into_half_precision(value: float) -> None:
     """A wide head's column carries the bias over its scaling: 1e4 times 11 is more than fp16 holds."""
     model, inputs = tiny_llama(head_dim=128).half(), {"input_ids": tokens()}

@@ -213,3 +213,16 @@ def test_attention_that_shows_no_scores_is_refused() -> None:
 
     with pytest.raises(InterventionError, match="flash_attention_2 attention does not show"):
         check(call)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_an_infinite_bias_touches_only_the_rows_that_were_chosen(implementation: str) -> None:
+    model, ids = tiny_llama(implementation=implementation), tokens()
+    where, keys = positions.last_prompt(), positions.span(0, 4)
+    with steer.attach(model, steer.Intervention(sites.key_bias(positions=where), ops.KeyBias(-torch.inf, keys))):
+        got = model(input_ids=ids).logits
+    with steer.attach(model, steer.Intervention(sites.key_bias(positions=where), ops.KeyBias(-1e4, keys))):
+        wanted = model(input_ids=ids).logits
+    assert got.isfinite().all()
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got[:, :-1], model(input_ids=ids).logits[:, :-1], atol=1e-4, rtol=1e-4)

@@ -30,9 +30,9 @@ def outside(scene: zoo.Scene) -> np.ndarray:
     return free
 
 
-def test_scenes_need_no_torch():
-    code = "from steer import zoo; import sys; before = 'torch' in sys.modules; zoo.scenes(n=2, word='law')\n"
-    code = "import sys, steer.zoo._scenes as s; s.scenes(n=2, word='law'); assert 'transformers' not in sys.modules"
+def test_scenes_import_neither_torch_nor_transformers_themselves():
+    code = "import sys, steer; before = set(sys.modules); from steer import zoo; zoo.scenes(n=2, word='law', side=96)\n"
+    code += "new = set(sys.modules) - before; assert not {'torch', 'transformers'} & new, new"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
