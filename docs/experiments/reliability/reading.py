@@ -1,0 +1,233 @@
+"""Numbers made of the records, each with the interval of whole scenes drawn anew, over all seeds together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from protocol import RISK
+
+from steer.suites import metrics
+
+Columns = dict[str, np.ndarray]
+Way = tuple[str, str]  # a row and what it was tuned for
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number, the ends of its 95 % interval, and how far seeds lie apart (standard deviation)."""
+
+    value: float
+    low: float
+    high: float
+    seeds: float = math.nan
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Records:
+    """Everything that a run wrote down."""
+
+    def __init__(self, path: Path) -> None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.by_key: dict[str, dict[str, Any]] = {one["key"]: one for one in map(json.loads, lines)}
+        self.seeds = tuple(self.by_key["sizes"]["seeds"]) if "sizes" in self.by_key else ()
+        self._columns: dict[tuple[Way, str], list[Columns]] = {}
+        self._numbers: dict[Any, Numbers] = {}
+
+    def has(self, row: str, aim: str) -> bool:
+        """Whether a row has every seed and changed something."""
+        if row == "threshold":
+            return self.has("none", "objects")
+        found = [self.by_key.get(f"{row}/{aim}/{seed}") for seed in self.seeds]
+        return bool(found) and all(one is not None and "pope" in one for one in found)
+
+    def choice(self, row: str, aim: str) -> dict[str, Any] | None:
+        """With what a row was run; None where every try did harm."""
+        return self.by_key[f"{row}/{aim}/{self.seeds[0]}"].get("choice")
+
+    def error(self, row: str, aim: str) -> str | None:
+        """Why a row did not run at all."""
+        tries = [one for key, one in self.by_key.items() if key.startswith(f"{row}/{aim}/try/")]
+        failed = [one["error"] for one in tries if "error" in one]
+        return f"did not run ({failed[0]})" if tries and len(failed) == len(tries) else None
+
+    def dev(self, row: str, aim: str) -> float:
+        """How a row did on dev with its choice."""
+        choice = self.choice(row, aim)
+        tries = [one for key, one in self.by_key.items() if key.startswith(f"{row}/{aim}/try/")]
+        return max(one["accuracy"] for one in tries if one.get("choice") == choice and "error" not in one)
+
+    def cost(self, row: str) -> float | None:
+        """Time for each token over that of the model alone in the same round."""
+        return self.by_key.get("cost", {}).get("ratios", {}).get(row)
+
+    def number(self, row: str, aim: str, measure: str) -> Numbers:
+        """One measure of one row."""
+        key = ((row, aim), measure)
+        if key not in self._numbers:
+            problem, statistic = MEASURES[measure]
+            parts = self._of((row, aim), problem)
+            found = metrics.bootstrap(statistic, _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)
+            spread = float(np.std([statistic(part) for part in parts], ddof=1)) if len(parts) > 1 else math.nan
+            self._numbers[key] = Numbers(found.value, found.low, found.high, spread)
+        return self._numbers[key]
+
+    def difference(self, first: Way, second: Way, measure: str) -> Numbers:
+        """One row less another, on the very same questions."""
+        key = (first, second, measure)
+        if key not in self._numbers:
+            problem, statistic = MEASURES[measure]
+            one, other = self._of(first, problem), self._of(second, problem)
+            found = metrics.paired_bootstrap(
+                statistic, _pooled(one), _pooled(other), clusters=_scenes(one), resamples=DRAWS
+            )
+            self._numbers[key] = Numbers(found.value, found.low, found.high)
+        return self._numbers[key]
+
+    def within(self, row: str, first: str, second: str) -> Numbers:
+        """One measure of a row less another of the same questions' groups."""
+        parts = self._of((row, "objects"), "pope")
+        a, b = MEASURES[first][1], MEASURES[second][1]
+        found = metrics.bootstrap(lambda c: a(c) - b(c), _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)
+        return Numbers(found.value, found.low, found.high)
+
+    def _of(self, way: Way, problem: str) -> list[Columns]:
+        """One set of columns for each seed."""
+        if (way, problem) not in self._columns:
+            self._columns[way, problem] = [self._made(way, problem, seed) for seed in self.seeds]
+        return self._columns[way, problem]
+
+    def _made(self, way: Way, problem: str, seed: int) -> Columns:
+        row, aim = way
+        # the model alone was asked once: it has no aim; a threshold is on its answers
+        alone = row in ("none", "threshold")
+        record = self.by_key[f"{'none/objects' if alone else f'{row}/{aim}'}/{seed}"]
+        asked = self.by_key[f"asked/{seed}"]
+        if problem == "ordinary":
+            return {"right": _bits(record["ordinary"]), "scene": _named(seed, asked["ordinary"]["scene"])}
+        if problem in ("captions", "attacked_captions"):
+            told = record[problem]
+            found = {name: np.array([int(digit) for digit in bits]) for name, bits in told.items()}
+            return {**found, "scene": _named(seed, [str(i) for i in range(len(told["printed"]))])}
+        about = asked[problem]
+        columns = {
+            "yes": _bits(about["yes"]), "said": _bits(record[problem]["said"]), "group": np.array(about["group"]),
+            "scene": _named(seed, about["scene"]),
+        }  # fmt: skip
+        chances = record[problem]["p"]
+        columns["p"] = np.full(len(columns["yes"]), np.nan) if chances is None else np.array(chances)
+        if row == "threshold":
+            columns["said"] = columns["p"] > self.threshold(aim)
+        prior = record["blank"]["p"]
+        if prior is not None and problem == "pope":
+            of = dict(zip(asked["blank"]["object"], prior, strict=True))
+            columns["blank"] = np.array([of[name] for name in about["object"]])
+        return columns
+
+    def threshold(self, aim: str) -> float:
+        """On the model's own probability of yes: the one most often right on dev, halfway between two answers."""
+        chance = np.array(self.by_key[f"none/{aim}/dev"]["answers"]["p"])
+        yes = _bits(self.by_key["asked/dev"]["attacked" if aim == "print" else "pope"]["yes"])
+        found = []
+        for cut in np.unique(chance):
+            found.append((float(((chance > cut) == yes).mean()), cut))
+        _, cut = max(found)
+        above = chance[chance > cut]
+        return float((cut + above.min()) / 2) if len(above) else float(cut)
+
+    def abstention(self, row: str, aim: str = "objects") -> metrics.Abstention | None:
+        """A threshold on confidence, fitted on dev for a risk, on test; None where no probabilities are known."""
+        key = f"none/{aim}/dev"
+        if row != "none":
+            choice = self.choice(row, aim)
+            key = next(
+                k for k, one in self.by_key.items() if k.startswith(f"{row}/{aim}/try/") and one["choice"] == choice
+            )
+        told = self.by_key[key]["answers"]["p"]
+        parts = self._of((row, aim), "pope")
+        columns = _pooled(parts)
+        if told is None or np.isnan(columns["p"]).any():
+            return None
+        yes = _bits(self.by_key["asked/dev"]["pope"]["yes"])
+        sure, right = _sureness(np.array(told), yes)
+        return metrics.abstain(*_sureness(columns["p"], columns["yes"]), metrics.threshold_for_risk(sure, right, RISK))
+
+
+def _bits(text: str) -> np.ndarray:
+    return np.array([digit == "1" for digit in text])
+
+
+def _named(seed: int, scenes: list[str]) -> np.ndarray:
+    return np.array([f"{seed}/{scene}" for scene in scenes])
+
+
+def _pooled(parts: list[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _scenes(parts: list[Columns]) -> list[str]:
+    return np.concatenate([part["scene"] for part in parts]).tolist()
+
+
+def _sureness(chance: np.ndarray, yes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.maximum(chance, 1 - chance), (chance > 0.5) == yes
+
+
+def _right(c: Columns, kind: str | None = None) -> float:
+    chosen = c["group"] == kind if kind else np.ones(len(c["yes"]), bool)
+    return float((c["said"] == c["yes"])[chosen].mean()) if chosen.any() else math.nan
+
+
+def _f1(c: Columns) -> float:
+    both = int((c["said"] & c["yes"]).sum())
+    return 2 * both / max(int(c["said"].sum() + c["yes"].sum()), 1)
+
+
+def _known(of: Callable[[Columns], float]) -> Callable[[Columns], float]:
+    return lambda c: math.nan if np.isnan(c["p"]).any() else of(c)
+
+
+def _absent(c: Columns) -> float:
+    return float(c["said"][~c["yes"]].mean())
+
+
+MEASURES: dict[str, tuple[str, Callable[[Columns], float]]] = {
+    "accuracy": ("pope", _right),
+    "random": ("pope", lambda c: _right(c, "random")),
+    "popular": ("pope", lambda c: _right(c, "popular")),
+    "adversarial": ("pope", lambda c: _right(c, "adversarial")),
+    "f1": ("pope", _f1),
+    "yes": ("pope", lambda c: float(c["said"].mean())),
+    "auroc": ("pope", _known(lambda c: metrics.auroc(c["p"], c["yes"]))),
+    "ece": ("pope", _known(lambda c: metrics.ece(*_sureness(c["p"], c["yes"])))),
+    "brier": ("pope", _known(lambda c: metrics.brier(c["p"], c["yes"]))),
+    "aurc": ("pope", _known(lambda c: metrics.aurc(*_sureness(c["p"], c["yes"])))),
+    "reliance": ("pope", lambda c: float(np.abs(c["p"] - c["blank"]).mean()) if "blank" in c else math.nan),
+    "as_prior": (
+        "pope",
+        lambda c: (
+            float(((c["blank"] > 0.5) == c["said"])[c["said"] != c["yes"]].mean())
+            if "blank" in c and (c["said"] != c["yes"]).any()
+            else math.nan
+        ),
+    ),
+    "blank_yes": ("blank", lambda c: float(c["said"].mean())),
+    "ordinary": ("ordinary", lambda c: float(c["right"].mean())),
+    "chair_i": ("captions", lambda c: float(c["hallucinated"].sum() / max(c["mentions"].sum(), 1))),
+    "chair_s": ("captions", lambda c: float((c["hallucinated"] > 0).mean())),
+    "recall": ("captions", lambda c: float(c["recalled"].sum() / max(c["objects"].sum(), 1))),
+    "misled": ("attacked", _absent),
+    "misled_without": ("unattacked", _absent),
+    "attacked": ("attacked", _right),
+    "unattacked": ("unattacked", _right),
+    "printed": ("attacked_captions", lambda c: float(c["printed"].mean())),
+    "large": ("large", _right),
+}
