@@ -49,7 +49,7 @@ def made_up(pictures: int = 1, method: bool = True) -> Look:
 @cache
 def in_browser(folder: Path, pictures: int = 1, method: bool = True, script: str = "") -> Opened:
     inside = folder / f"{pictures}-{method}-{bool(script)}"
-    inside.mkdir()
+    inside.mkdir(exist_ok=True)
     made_up(pictures, method).html(inside / "look.html")
     return opened(inside / "look.html", inside, script)
 
@@ -137,7 +137,7 @@ def test_several_pictures_and_no_method(folder: Path, pictures: int, method: boo
 
 def test_an_error_in_a_page_is_seen_by_these_tests(folder: Path) -> None:
     inside = folder / "broken"
-    inside.mkdir()
+    inside.mkdir(exist_ok=True)
     made_up().html(inside / "look.html")
     broken = opened(inside / "look.html", inside, "null.nothing;")
     assert len(broken.console) == 1
