@@ -33,8 +33,8 @@ class Row:
 
     Attributes:
         name: in the tables, and of its maker in makers.py.
-        kind: "control" (of words or numbers), "attention", "decoding", "heads", "residual", "fitted", "library", or "told"
-            (it is told where the printed word is).
+        kind: "control" (of words or numbers), "attention", "decoding", "heads", "residual", "fitted", "library", or
+            "told" (of the place of the printed word).
         choices: for each option the values to try; eight in all.
         aims: what it is tuned for.
     """

@@ -35,22 +35,25 @@ class Phase:
     """What one run of stage 2 trains on."""
 
     seed: int
+    pool: int  # the seed of the scenes
     steps: int
     rate: float  # peak learning rate
-    lean: bool  # "yes" at YES_RATE instead of half of the time, and "no" only for random objects
     align: float  # weight of the loss that makes a picture's tokens resemble the words for what they show
+    many_from: float = 0.0  # the share of the steps after which there are sequences of several pictures
+    lean: bool = False  # "yes" at YES_RATE instead of half of the time, and "no" only for random objects
 
 
 PHASES = {
-    "first": Phase(2, 1800, 1.5e-3, False, 0.5),
+    "first": Phase(2, 100, 1800, 1.5e-3, 0.5, many_from=0.3),
+    # more of the same, on other scenes
+    "second": Phase(3, 101, 800, 8e-4, 0.3),
     # short: the answers lean to "yes", as those of large models do
-    "last": Phase(3, 200, 3e-4, True, 0.1),
+    "last": Phase(4, 102, 200, 3e-4, 0.1, lean=True),
 }
 KINDS = {"exists": 0.5, "caption": 0.2, "where": 0.14, "count": 0.07, "say": 0.06, "colour": 0.03}
 # two shapes: one picture and many questions that do not see each other, or a conversation about several pictures
 SHAPES = {"one": (64, 80), "many": (40, 120)}  # rows and tokens
 MANY_EVERY = 4  # one step in so many has the second shape
-MANY_FROM = 0.3  # and none before this share of the steps
 
 Turn = tuple[str, str]  # a question and its answer
 Row = list[tuple[bool, Turn | None]]  # see `lay_out`
@@ -162,7 +165,7 @@ def make_batch(name: str, labels: Path, steps: int, small: bool, seed: int, step
     """The batch of a step; it depends on the seed and the step alone."""
     rng = np.random.default_rng([seed, step])
     pool, phase = pool_labels(labels), PHASES[name]
-    many = step % MANY_EVERY == 0 and step >= MANY_FROM * steps * (not phase.lean)
+    many = step % MANY_EVERY == 0 and step >= phase.many_from * steps
     height, length = SHAPES["many" if many else "one"]
     kinds, shares = list(KINDS), np.cumsum(list(KINDS.values()))
     rows: list[Row] = []

@@ -3,8 +3,9 @@
 The vision tower of stage 1 stays frozen, so its features are computed once for a pool of scenes:
 
     cd docs/experiments/tiny_scenes
-    python train.py --compile --vision runs/vision --out runs/first
-    python train.py --compile --vision runs/vision --out runs/last --phase last --start runs/first/last
+    python train.py --vision runs/vision --out runs/first
+    python train.py --vision runs/vision --out runs/second --phase second --start runs/first/last
+    python train.py --vision runs/vision --out runs/last --phase last --start runs/second/last
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from steer.zoo._scene_words import NEGATIVES, NOTHING
 from steer.zoo._scenes import _TRAIN, compose
 
 POOL = 100_000  # training scenes with cached features
-POOL_SEED = 100
 EVERY = 100  # steps between checkpoints
 SHOWN = torch.tensor([*(ID[name] for name in NAMES), ID[NOTHING]])  # what a cell can show, as tokens
 
@@ -44,11 +44,11 @@ def see(tower: nn.Module, images: list) -> torch.Tensor:
         return tower(x, output_hidden_states=True).hidden_states[-1][:, 1:].to(torch.bfloat16)
 
 
-def build_pool(path: Path, tower: nn.Module, size: int) -> torch.Tensor:
+def build_pool(path: Path, tower: nn.Module, seed: int, size: int) -> torch.Tensor:
     """Compose `size` scenes by the law of training; writes their labels, returns their features."""
     found, features = [], []
     for start in range(0, size, 500):
-        part = [compose(_TRAIN, POOL_SEED, i, True, "law") for i in range(start, min(start + 500, size))]
+        part = [compose(_TRAIN, seed, i, True, "law") for i in range(start, min(start + 500, size))]
         found += [labels(scene) for scene in part]
         features.append(see(tower, [scene.image for scene in part]))
     np.save(path, np.array(found))
@@ -116,7 +116,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the phase's own")
     parser.add_argument("--pool", type=int, default=POOL)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="compile the text tower: two to three times as fast")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -132,15 +131,13 @@ def main() -> None:
     for p in model.model.vision_tower.parameters():
         p.requires_grad_(False)
     path = args.out / "labels.npy"
-    features = build_pool(path, model.model.vision_tower, pool)
+    features = build_pool(path, model.model.vision_tower, phase.pool, pool)
     cells = torch.from_numpy(np.load(path))[:, :4]
     dev = zoo.scenes("dev", 300, word="law")
     if args.start:
         model.load_state_dict(AutoModelForImageTextToText.from_pretrained(args.start).state_dict())
     opt = optimiser(model, phase.rate)
     step = resume(args.out / "last.pt", {"model": model}, opt)["step"]
-    if args.compile:  # two shapes of batches are all there are
-        model.model.language_model.compile(dynamic=False)
 
     make = partial(make_batch, args.phase, path, steps, args.quick)
     with progress_bar() as bar:

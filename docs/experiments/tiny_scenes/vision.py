@@ -1,6 +1,6 @@
 """Stage 1: teach the vision tower to see, with linear heads that are thrown away.
 
-    python docs/experiments/tiny_scenes/vision.py --compile --out runs/vision
+    python docs/experiments/tiny_scenes/vision.py --out runs/vision
 
 The scenes are uniform and half of the words name what is not there: the eyes have no bias. The text tower gets it.
 """
@@ -93,7 +93,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="compile the tower")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -105,8 +104,6 @@ def main() -> None:
     opt = optimiser(seer, RATE)
     step = resume(args.out / "last.pt", {"seer": seer}, opt)["step"]
     dev = make_batch(64 if args.quick else 2048, SEED + 1, 0)
-    if args.compile:
-        seer.compile(dynamic=False)
 
     with progress_bar() as bar:
         task = bar.add_task("vision", total=steps, completed=step, note="")
