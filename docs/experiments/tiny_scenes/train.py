@@ -33,7 +33,7 @@ from steer.zoo._scene_words import NEGATIVES, NOTHING
 from steer.zoo._scenes import _TRAIN, compose
 
 POOL = 100_000  # training scenes with cached features
-EVERY = 100  # steps between checkpoints
+EVERY = 200  # steps between checkpoints
 SHOWN = torch.tensor([*(ID[name] for name in NAMES), ID[NOTHING]])  # what a cell can show, as tokens
 
 
@@ -150,8 +150,7 @@ def main() -> None:
             bar.update(task, completed=step, note=note)
             if step % every == 0 or step == steps:
                 model.eval()
-                with torch.compiler.set_stance("force_eager"):
-                    scores = dev_scores(model, dev[: 20 if args.quick else None])
+                scores = dev_scores(model, dev[: 20 if args.quick else None])
                 model.save_pretrained(args.out / "last")
                 processor.save_pretrained(args.out / "last")
                 save(args.out / "last.pt", step, {"model": model}, opt)

@@ -125,8 +125,7 @@ def main() -> None:
             bar.update(task, completed=step, note=f"loss {loss.item():.2f}")
             if step % every == 0 or step == steps:
                 save(args.out / "last.pt", step, {"seer": seer}, opt)
-                with torch.compiler.set_stance("force_eager"):
-                    seen = accuracy(seer, *dev)
+                seen = accuracy(seer, *dev)
                 print(step, f"{loss.item():.3f}", {k: round(float(v), 3) for k, v in seen.items()}, flush=True)
 
 
