@@ -1,7 +1,8 @@
-"""Two tiny vision-language models and pictures that ship with the package, for demos, tests and experiments.
+"""Three tiny models and pictures that ship with the package, for demos, tests and experiments.
 
 `load()` gives a real transformers LLaVA model with 2.5 M parameters and its processor; `examples()` gives questions
 about held-out pictures. `load("tiny-clip")` gives a real CLIPModel; `labelled()` gives pictures to classify with it.
+`load("tiny-scenes")` gives a LLaVA that can say no and is biased as `scene_words` tells; `scenes()` draws its pictures.
 Nothing is downloaded. Importing this module imports neither torch nor transformers.
 """
 
@@ -30,7 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
-_FOLDERS = {"tiny-vlm": "tiny_vlm", "tiny-clip": "tiny_clip"}
+_FOLDERS = {"tiny-vlm": "tiny_vlm", "tiny-clip": "tiny_clip", "tiny-scenes": "tiny_scenes"}
 SPLITS = ("demo", "dev", "test")
 
 

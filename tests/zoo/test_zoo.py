@@ -72,7 +72,7 @@ def test_auto_classes_load_a_llava_within_the_limits(loaded):
 
 
 def test_names_and_unknown_names():
-    assert zoo.names() == ["tiny-vlm", "tiny-clip"]
+    assert zoo.names() == ["tiny-vlm", "tiny-clip", "tiny-scenes"]
     with pytest.raises(ValueError, match="tiny-vlm"):
         zoo.load("no-such-model")
     with pytest.raises(ValueError, match="plain:colour"):
