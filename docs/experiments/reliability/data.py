@@ -14,6 +14,7 @@ from steer.suites import Question
 
 GREY = Image.new("RGB", (64, 64), (128, 128, 128))
 NEGATIVES = ("random", "popular", "adversarial")
+SIDE = 96  # pixels of the larger pictures; training saw 64
 ORDINARY = ("colour", "count", "where", "say")
 
 
@@ -72,7 +73,7 @@ class Data:
     @cached_property
     def large(self) -> list[Question]:
         """The adversarial questions on the same scenes drawn half as large again."""
-        return _exists(self._scenes(side=96), "adversarial", "large")
+        return _exists(self._scenes(side=SIDE), "adversarial", "large")
 
 
 def training(seed: int, printed: bool) -> tuple[list[Example], list[Example]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from data import Data
+from data import SIDE, Data
+from ways import reading_at
 
 from steer import suites
 from steer.suites import Answer, Question
@@ -20,7 +21,9 @@ CAPTIONS = ("captions", "attacked_captions")
 
 def all_of(way: Any, data: Data) -> Record:
     """Every problem's answers."""
-    found: Record = {name: yes_no(way, getattr(data, name)) for name in YES_NO}
+    found: Record = {name: yes_no(way, getattr(data, name)) for name in YES_NO if name != "large"}
+    with reading_at(way.model, way.processor, SIDE):
+        found["large"] = yes_no(way, data.large)
     found |= {name: captions(way, getattr(data, name)) for name in CAPTIONS}
     return {**found, "ordinary": ordinary(way, data)}
 

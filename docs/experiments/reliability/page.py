@@ -41,7 +41,7 @@ seven billion weights, and what fails here was at least tried fairly.
 
 - **Questions.** {sizes["test"]} test scenes a seed, {len(sizes["seeds"])} seeds, the same for every row. For each scene POPE's questions with
   random, popular and adversarial negatives (what training showed beside what is there), a caption, four ordinary questions,
-  two questions about a picture with a wrong word printed on it, and the adversarial ones again on a larger picture.
+  two questions about a picture with a wrong word printed on it, and the adversarial ones again on larger pictures.
 - **Tuning.** Every row has eight tries on {sizes["dev"]} dev scenes, once for objects and once for printed words; the best is taken among
   those that answer at most {DAMAGE:.0%} fewer ordinary questions right than the model alone. "{NO_CHANGE}" means that none was left,
   so the row is the model alone.
@@ -181,7 +181,9 @@ is in "misled": below 0 is better.
 def _large(records: Records) -> str:
     return f"""## Larger pictures
 
-The adversarial questions on scenes drawn at 96 pixels, half as large again as in training, which the processor makes smaller.
+The adversarial questions on the same scenes, drawn and read at 96 pixels instead of 64: 36 tokens a picture instead of 16, their
+positions in the vision tower interpolated. Methods are as they were tuned and fitted at 64. (Drawn at 96 and made smaller by the
+processor they are answered as at 64: [tiny-scenes](../tiny-scenes.md).)
 
 {_table(records, "objects", {"at 64 pixels": "adversarial", "at 96 pixels": "large"}, "large")}"""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,9 +74,21 @@ class Mitigv:
         return found
 
 
-def at_threshold(answers: Sequence[Answer], threshold: float) -> list[Answer]:
-    """The same answers, yes only where its probability is above a threshold."""
-    return [replace(one, text="yes" if one.p_yes > threshold else "no") for one in answers]
+@contextmanager
+def reading_at(model: Any, processor: Any, side: int) -> Iterator[None]:
+    """Pictures at `side` x `side` pixels: more picture tokens, and the tower's positions interpolated."""
+    images = processor.image_processor
+    before = images.size, images.crop_size
+    images.size, images.crop_size = {"shortest_edge": side}, {"height": side, "width": side}
+    # LLaVA in transformers does not hand this argument on to its tower
+    hook = model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, {**kwargs, "interpolate_pos_encoding": True}), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+        images.size, images.crop_size = before
 
 
 @dataclass
