@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ._evaluating import wilson
+from .suites import metrics
 
 BINS = 15
 
@@ -69,29 +70,14 @@ class Row:
     @property
     def calibration_error(self) -> float:
         """How far the likeliest class's probability is from how often it is right."""
-        return calibration_error(self.chances.max(-1).values, self.right)
+        sure = self.chances.max(-1).values.double().clamp_max(1)
+        return metrics.ece(sure.numpy(force=True), self.right.numpy(force=True), bins=BINS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         numbers: dict[str, Any] = {"accuracy": self.accuracy, "interval": list(self.interval), "macro": self.macro}
         numbers |= {"calibration_error": self.calibration_error, "pictures": len(self.answers)}
         return {"name": self.name, **numbers, "ms_per_picture": self.ms, "per_class": self.per_class}
-
-
-def calibration_error(confidence: torch.Tensor, right: torch.Tensor, bins: int = BINS) -> float:
-    """Expected calibration error: sum over bins of |B| / N * |mean right in B - mean confidence in B|.
-
-    Source: C. Guo et al., ICML 2017 (arXiv:1706.04599); bins are of equal width, open below and closed above.
-
-    Args:
-        confidence: from 0 to 1, (N,).
-        right: bool (N,).
-        bins: how many.
-    """
-    wide = confidence.double()
-    place = (wide * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, right.double() - wide)
-    return float(gaps.abs().sum() / len(confidence))
 
 
 def harmonic_mean(one: float, other: float) -> float:

@@ -6,12 +6,9 @@ import json
 import math
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import steer
-from steer._accuracy import calibration_error, harmonic_mean
+from steer._accuracy import harmonic_mean
 from steer._evaluating import wilson
 from steer._loading import load_model
 from steer.data import read_labelled
@@ -195,17 +192,6 @@ def test_methods_that_read_examples_keep_to_themselves(steer_cli, tiny_clip, pet
     for option in (("--classes", "a"), ("--base-new",), ("--template", "a {}"), ("--read", "label=x")):
         ran = steer_cli(*asked, *option)
         assert (ran.code, f"{option[0]} says nothing" in ran.err) == (1, True), ran.err
-
-
-@given(rows=st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60))
-def test_calibration_error_is_at_most_one_and_nought_for_who_is_sure_and_right(rows):
-    sure = torch.tensor([one for one, _ in rows], dtype=torch.float64)
-    right = torch.tensor([one for _, one in rows])
-    whole = abs(float(right.double().mean() - sure.mean()))
-    # Bins can only part what evens out in the whole; with one bin that is all there is.
-    assert whole - 1e-9 <= calibration_error(sure, right) <= 1 + 1e-9
-    assert calibration_error(sure, right, bins=1) == pytest.approx(whole, abs=1e-12)
-    assert calibration_error(torch.ones(len(rows)), torch.ones(len(rows), dtype=torch.bool)) == 0
 
 
 def test_harmonic_mean():
