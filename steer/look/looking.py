@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from .. import positions, sites
-from .._spans import image_token_id
 from ..errors import InterventionError, MappingError, unknown_name
 from ..examples import Example
 from ..intervention import Intervention
@@ -17,6 +16,7 @@ from ..method import Method
 from ..prompts import Prompt, check_writes, encode, tokenizer_of
 from ..recording import Recording, record
 from ..regions import footprints, text_span
+from ..regions.spans import image_token_id
 from ..session import attach
 from . import asked
 from .asked import Pair

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .errors import InterventionError
+from ..errors import InterventionError
 
 
 def several(images: Any) -> list[Any]:

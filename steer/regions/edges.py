@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._grids import Lattice
+from .grids import Lattice
 
 Array = npt.NDArray[Any]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from .errors import InterventionError, unknown_name
-from .prompts import tokenizer_of
+from ..errors import InterventionError, unknown_name
+from ..prompts import tokenizer_of
 
 Range = tuple[int, int]
 

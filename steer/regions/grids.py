@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import MappingError
+from ..errors import MappingError
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._edges import lattice_of
+from .edges import lattice_of
 
 Array = npt.NDArray[Any]
 Cells = tuple[Array, Array]

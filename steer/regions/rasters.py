@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ._edges import boxes_of, lattice_of
-from ._grids import grid_of, grouped
-from ._mosaics import mosaic_of
-from .errors import MappingError
+from ..errors import MappingError
+from .edges import boxes_of, lattice_of
+from .grids import grid_of, grouped
+from .mosaics import mosaic_of
 
 Array = npt.NDArray[Any]
 LEVELS = 255

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from ._spans import Range, decode
-from .errors import InterventionError
+from ..errors import InterventionError
+from .spans import Range, decode
 
 
 def find(tokenizer: Any, text: str, piece: str, *, loose: bool = False) -> list[Range]:
