@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _hooks, _streams, contrast
+from . import _hooks, _second_stream, _streams, contrast
 from ._address import Target, resolve
 from ._attention import AttentionPlan, Bias, PrefixRows
 from ._frame import Frame
@@ -240,10 +240,11 @@ class Compiler:
         def frame(logits: torch.Tensor) -> Frame:
             return self.tracker.frame("text", logits.shape[0], logits.shape[1], logits.device)
 
-        running = contrast.Running(op, self.model, frame, lambda: tally.count(1))
+        running = _second_stream.Running(op, self.model, frame, lambda: tally.count(1))
         self._hook(lambda: self.model.register_forward_pre_hook(running.before, with_kwargs=True))
         self._hook(lambda: self.model.register_forward_hook(running.after))
         self._hook(lambda: SimpleNamespace(remove=around_generate(self.model, running.around)))
+        self._hook(lambda: running)
         return place, tally
 
     def _widen(self, tower: str) -> None:

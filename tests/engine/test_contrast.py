@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 import steer
 from steer import contrast, ops, positions, sites
@@ -231,3 +233,34 @@ def test_what_cannot_be_done_is_said() -> None:
         pass
     with pytest.raises(NeverFiredError), steer.attach(FAMILIES["llava"].model(), darkened()):
         pass
+
+
+def test_after_the_session_a_cache_is_as_without_us_whatever_ended_first() -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.prompt()
+    first, second = steer.attach(model, darkened()), steer.attach(model, darkened(torch.maximum))
+    with first:
+        with second:
+            cache = model(**inputs).past_key_values
+            assert len(vars(cache)["_steer_others"]) == 2
+            others = list(vars(cache)["_steer_others"].values())
+            cache.batch_repeat_interleave(2)
+            assert all(other.layers[0].keys.shape[0] == 2 for other in others)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        assert len(vars(cache)["_steer_others"]) == 1
+    assert not [name for name in vars(cache) if name.startswith("_steer")]
+    assert type(cache) is DynamicCache
+
+
+def test_a_copied_cache_moves_alone_and_goes_on_in_both_streams() -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.prompt()
+    more = {"input_ids": tokens(2, 1) % 90 + 3}
+    with steer.attach(model, darkened()):
+        cache = model(**inputs).past_key_values
+        copied = copy.deepcopy(cache)
+        copied.batch_repeat_interleave(2)
+        assert cache.layers[0].keys.shape[0] == 1
+        got = model(**more, past_key_values=copied).logits
+        alone = [model(input_ids=row[None], past_key_values=copy.deepcopy(cache)).logits for row in more["input_ids"]]
+    torch.testing.assert_close(got, torch.cat(alone), atol=1e-5, rtol=1e-4)
