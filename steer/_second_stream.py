@@ -138,7 +138,7 @@ class Followers:
         """Move the other cache whenever this one is moved."""
         if _OTHERS not in vars(cache):
             setattr(cache, _OTHERS, {})
-            cache.__class__ = _led(type(cache))
+            cache.__class__ = _led(type(cache))  # type: ignore[arg-type]
         getattr(cache, _OTHERS)[id(self)] = other
         self._caches.add(cache)
 
