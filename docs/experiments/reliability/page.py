@@ -47,7 +47,9 @@ seven billion weights, and what fails here was at least tried fairly.
   so the row is the model alone.
 - **Fitting.** Methods that are fitted see {FIT} scenes of the split "demo" under each seed, as many "yes" as "no".
 - **Numbers.** Over all seeds, with 95 % intervals from whole scenes drawn anew ({len(sizes["seeds"]) * sizes["test"]} of them); fits, noise and scenes differ by seed.
-  Differences are on the same questions. mitigv is PyPI's 0.1.7, on the same model object; it shows no probabilities."""
+  Differences are on the same questions. mitigv is PyPI's 0.1.7, on the same model object; it shows no probabilities. Its
+  PAI finds no layers in a LLaVA of transformers 5.23, and under SDPA its own attention has no causal mask; so it is told where the text
+  tower is and runs with eager attention. """
 
 
 def _claims(records: Records) -> str:

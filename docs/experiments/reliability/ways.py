@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,9 @@ class Way:
 class Mitigv:
     """The same questions answered by PyPI's mitigv, on the very same model object.
 
-    It writes a text and shows no probabilities, so rows of it have answers alone.
+    It writes a text and shows no probabilities, so rows of it have answers alone. Its PAI finds no layers in a LLaVA of
+    transformers 5.23, and under SDPA, which is given no mask where it is causal, its own attention sees what comes
+    after: so it is told where the text tower is, and runs with eager attention (`as_it_expects`).
     """
 
     model: Any
@@ -63,7 +65,8 @@ class Mitigv:
 
         torch.manual_seed(self.seed)
         found = []
-        with mitigate(self.algorithm, model=self.model, processor=self.processor, **self.options) as run:
+        told = as_it_expects(self.model) if self.algorithm == "pai" else nullcontext()
+        with told, mitigate(self.algorithm, model=self.model, processor=self.processor, **self.options) as run:
             for start in range(0, len(questions), BATCH):
                 part = questions[start : start + BATCH]
                 texts = run(
@@ -72,6 +75,19 @@ class Mitigv:
                 )  # fmt: skip
                 found += [Answer(one.key, text.strip()) for one, text in zip(part, texts, strict=True)]
         return found
+
+
+@contextmanager
+def as_it_expects(model: Any) -> Iterator[None]:
+    """A LLaVA as mitigv 0.1.7's PAI knows it."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    model.__dict__["language_model"] = model.model.language_model
+    try:
+        yield
+    finally:
+        del model.__dict__["language_model"]
+        model.set_attn_implementation(before)
 
 
 @contextmanager
