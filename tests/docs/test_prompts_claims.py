@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.prompts_scripts import modules
+from tests.docs.experiment_scripts import modules
 
 
 @pytest.fixture

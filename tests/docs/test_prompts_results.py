@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.docs.prompts_scripts import modules
+from tests.docs.experiment_scripts import modules
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 EMOJI = ("food", "animals", "objects", "travel", "activities", "smileys")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,13 @@ from typing import Any
 import numpy as np
 from protocol import RISK
 
-from steer.suites import metrics
+from steer.suites import _weighted, metrics
+from steer.suites._resampling import Statistic, differences, estimates
+from steer.suites.metrics import mean, share
 
 Columns = dict[str, np.ndarray]
 Way = tuple[str, str]  # a row and what it was tuned for
-DRAWS = 1000
+DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Records:
         if key not in self._numbers:
             problem, statistic = MEASURES[measure]
             parts = self._of((row, aim), problem)
-            found = metrics.bootstrap(statistic, _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)
-            spread = float(np.std([statistic(part) for part in parts], ddof=1)) if len(parts) > 1 else math.nan
+            found = estimates({"": statistic}, _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)[""]
+            each = [float(statistic(part, np.ones((1, len(part["scene"]))))[0]) for part in parts]
+            spread = float(np.std(each, ddof=1)) if len(each) > 1 else math.nan
             self._numbers[key] = Numbers(found.value, found.low, found.high, spread)
         return self._numbers[key]
 
@@ -86,9 +88,9 @@ class Records:
         if key not in self._numbers:
             problem, statistic = MEASURES[measure]
             one, other = self._of(first, problem), self._of(second, problem)
-            found = metrics.paired_bootstrap(
-                statistic, _pooled(one), _pooled(other), clusters=_scenes(one), resamples=DRAWS
-            )
+            found = differences({"": statistic}, _pooled(one), _pooled(other), clusters=_scenes(one), resamples=DRAWS)[
+                ""
+            ]
             self._numbers[key] = Numbers(found.value, found.low, found.high)
         return self._numbers[key]
 
@@ -96,7 +98,8 @@ class Records:
         """One measure of a row less another of the same questions' groups."""
         parts = self._of((row, "objects"), "pope")
         a, b = MEASURES[first][1], MEASURES[second][1]
-        found = metrics.bootstrap(lambda c: a(c) - b(c), _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)
+        both = {"": lambda c, w: a(c, w) - b(c, w)}
+        found = estimates(both, _pooled(parts), clusters=_scenes(parts), resamples=DRAWS)[""]
         return Numbers(found.value, found.low, found.high)
 
     def _of(self, way: Way, problem: str) -> list[Columns]:
@@ -181,53 +184,55 @@ def _sureness(chance: np.ndarray, yes: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.maximum(chance, 1 - chance), (chance > 0.5) == yes
 
 
-def _right(c: Columns, kind: str | None = None) -> float:
-    chosen = c["group"] == kind if kind else np.ones(len(c["yes"]), bool)
-    return float((c["said"] == c["yes"])[chosen].mean()) if chosen.any() else math.nan
+def _kind(c: Columns, kind: str, w: np.ndarray) -> np.ndarray:
+    here = c["group"] == kind
+    return share((c["said"] == c["yes"]) & here, here, w)
 
 
-def _f1(c: Columns) -> float:
-    both = int((c["said"] & c["yes"]).sum())
-    return 2 * both / max(int(c["said"].sum() + c["yes"].sum()), 1)
+def _known(of: Statistic) -> Statistic:
+    """A measure of the probabilities; not a number where there are none."""
+    return lambda c, w: np.full(len(w), np.nan) if np.isnan(c["p"]).any() else of(c, w)
 
 
-def _known(of: Callable[[Columns], float]) -> Callable[[Columns], float]:
-    return lambda c: math.nan if np.isnan(c["p"]).any() else of(c)
+def _beside_blank(of: Statistic) -> Statistic:
+    return lambda c, w: _known(of)(c, w) if "blank" in c else np.full(len(w), np.nan)
 
 
-def _absent(c: Columns) -> float:
-    return float(c["said"][~c["yes"]].mean())
+def _right(c: Columns, w: np.ndarray) -> np.ndarray:
+    return mean(c["said"] == c["yes"], w)
 
 
-MEASURES: dict[str, tuple[str, Callable[[Columns], float]]] = {
+def _absent(c: Columns, w: np.ndarray) -> np.ndarray:
+    return share(c["said"] & ~c["yes"], ~c["yes"], w)
+
+
+def _as_prior(c: Columns, w: np.ndarray) -> np.ndarray:
+    wrong = c["said"] != c["yes"]
+    return share(wrong & ((c["blank"] > 0.5) == c["said"]), wrong, w)
+
+
+MEASURES: dict[str, tuple[str, Statistic]] = {
     "accuracy": ("pope", _right),
-    "random": ("pope", lambda c: _right(c, "random")),
-    "popular": ("pope", lambda c: _right(c, "popular")),
-    "adversarial": ("pope", lambda c: _right(c, "adversarial")),
-    "f1": ("pope", _f1),
-    "yes": ("pope", lambda c: float(c["said"].mean())),
-    "auroc": ("pope", _known(lambda c: metrics.auroc(c["p"], c["yes"]))),
-    "ece": ("pope", _known(lambda c: metrics.ece(*_sureness(c["p"], c["yes"])))),
-    "brier": ("pope", _known(lambda c: metrics.brier(c["p"], c["yes"]))),
-    "aurc": ("pope", _known(lambda c: metrics.aurc(*_sureness(c["p"], c["yes"])))),
-    "reliance": ("pope", lambda c: float(np.abs(c["p"] - c["blank"]).mean()) if "blank" in c else math.nan),
-    "as_prior": (
-        "pope",
-        lambda c: (
-            float(((c["blank"] > 0.5) == c["said"])[c["said"] != c["yes"]].mean())
-            if "blank" in c and (c["said"] != c["yes"]).any()
-            else math.nan
-        ),
-    ),
-    "blank_yes": ("blank", lambda c: float(c["said"].mean())),
-    "ordinary": ("ordinary", lambda c: float(c["right"].mean())),
-    "chair_i": ("captions", lambda c: float(c["hallucinated"].sum() / max(c["mentions"].sum(), 1))),
-    "chair_s": ("captions", lambda c: float((c["hallucinated"] > 0).mean())),
-    "recall": ("captions", lambda c: float(c["recalled"].sum() / max(c["objects"].sum(), 1))),
+    "random": ("pope", lambda c, w: _kind(c, "random", w)),
+    "popular": ("pope", lambda c, w: _kind(c, "popular", w)),
+    "adversarial": ("pope", lambda c, w: _kind(c, "adversarial", w)),
+    "f1": ("pope", lambda c, w: share(2 * (c["said"] & c["yes"]), c["said"].astype(int) + c["yes"], w)),
+    "yes": ("pope", lambda c, w: mean(c["said"], w)),
+    "auroc": ("pope", _known(lambda c, w: _weighted.auroc(c["p"], c["yes"], w))),
+    "ece": ("pope", _known(lambda c, w: _weighted.ece(*_sureness(c["p"], c["yes"]), w))),
+    "brier": ("pope", _known(lambda c, w: mean((c["p"] - c["yes"]) ** 2, w))),
+    "aurc": ("pope", _known(lambda c, w: _weighted.aurc(*_sureness(c["p"], c["yes"]), w))),
+    "reliance": ("pope", _beside_blank(lambda c, w: mean(np.abs(c["p"] - c["blank"]), w))),
+    "as_prior": ("pope", _beside_blank(_as_prior)),
+    "blank_yes": ("blank", lambda c, w: mean(c["said"], w)),
+    "ordinary": ("ordinary", lambda c, w: mean(c["right"], w)),
+    "chair_i": ("captions", lambda c, w: share(c["hallucinated"], c["mentions"], w)),
+    "chair_s": ("captions", lambda c, w: mean(c["hallucinated"] > 0, w)),
+    "recall": ("captions", lambda c, w: share(c["recalled"], c["objects"], w)),
     "misled": ("attacked", _absent),
     "misled_without": ("unattacked", _absent),
     "attacked": ("attacked", _right),
     "unattacked": ("unattacked", _right),
-    "printed": ("attacked_captions", lambda c: float(c["printed"].mean())),
+    "printed": ("attacked_captions", lambda c, w: mean(c["printed"] > 0, w)),
     "large": ("large", _right),
 }
