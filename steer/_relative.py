@@ -87,7 +87,7 @@ def rewrite(
     which = torch.arange(batch, device=output.device)[:, None]
     for part in rows.split(max(1, CHUNK // max(total, 1)), dim=1):
         here = Call(
-            rows_of(call.query, part), call.key, call.value, mask_of(call, part), dict(call.kwargs),
+            rows_of(call.query, part), call.key, call.value, mask_of(call, part), _kwargs_of(call, part),
             call.implementation, False, call.slots,
         )  # fmt: skip
         here.kwargs.update(scaling=call.scaling, is_causal=False)
@@ -121,6 +121,15 @@ def mask_of(call: Call, rows: torch.Tensor) -> torch.Tensor | None:
     seen = keys <= last
     window = call.kwargs.get("sliding_window")
     return seen if window is None else seen & (keys > last - window)
+
+
+def _kwargs_of(call: Call, rows: torch.Tensor) -> dict[str, Any]:
+    """The other arguments, those that have a row for each query among them."""
+    kwargs = dict(call.kwargs)
+    bias = kwargs.get("position_bias")
+    if isinstance(bias, torch.Tensor) and bias.shape[2] == call.query.shape[2]:
+        kwargs["position_bias"] = rows_of(bias.expand(rows.shape[0], -1, -1, -1), rows)
+    return kwargs
 
 
 def rows_as_index(rows: Any, batch: int, length: int, single: bool, device: torch.device) -> torch.Tensor | None:

@@ -226,3 +226,23 @@ def test_an_infinite_bias_touches_only_the_rows_that_were_chosen(implementation:
     assert got.isfinite().all()
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(got[:, :-1], model(input_ids=ids).logits[:, :-1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_bias_by_position_is_that_of_the_row() -> None:
+    """Of models that hand a table of distances on: (1, H, T, S)."""
+    torch.manual_seed(0)
+    q, k, v = randn(2, HEADS, 6, 5), randn(2, KV_HEADS, 6, 5, seed=1), randn(2, KV_HEADS, 6, 5, seed=2)
+    table, rows = randn(1, HEADS, 6, 6, seed=3), torch.tensor([[4], [2]])
+    a = torch.zeros(2, HEADS, 6, 1).scatter(2, rows[:, None, :, None].expand(-1, HEADS, -1, -1), ALPHA)
+    b = torch.ones(1, 1, 6, 1)
+    call = Call(q, k, v, None, {"position_bias": table}, "sdpa", False)
+
+    def attend(part: Call) -> torch.Tensor:
+        bias = part.mask + part.kwargs["position_bias"]
+        return dense_attention(part.query, part.key, part.value, part.scaling, bias)[0].transpose(1, 2)
+
+    scores = q @ k.repeat_interleave(HEADS // KV_HEADS, 1).transpose(-1, -2) * 5**-0.5
+    wanted, _ = dense_attention(q, k, v, 5**-0.5, table + a * scores.abs())
+    got = rewrite(torch.zeros(2, 6, HEADS, 5), call, [], [Share(a, b, rows)], attend)
+    for row, place in enumerate((4, 2)):
+        torch.testing.assert_close(got[row, place], wanted[row, :, place].float(), atol=1e-5, rtol=1e-4)
