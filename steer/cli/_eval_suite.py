@@ -168,8 +168,6 @@ def methods_of(model: Any, named: Sequence[str], config: Sequence[str]) -> dict[
     by_name = [one for one in named if one in methods() and not Path(one).is_dir()]
     if config and not by_name:
         raise SteerError("--config is for methods that --method names, and it names none; folders have their own")
-            "--config is for methods that --method names, and it names none; a folder's method has its own"
-        )
     found: dict[str, Method] = {}
     for one in named:
         if one not in by_name:
