@@ -24,7 +24,7 @@ from . import _relative, _weights
 from ._lse import masked_lse
 from ._params import Ready
 from ._relative import Factors, Share
-from ._scores import LIMIT, Call, add_bias, add_prefix, merge
+from ._scores import Call, add_bias, add_prefix, merge
 from ._step import Place, RowChoice, Step, Tally, Tap, at_slots
 from .errors import MappingError
 from .gates import BoundGate, Reading
@@ -66,16 +66,16 @@ class Bias:
         rows = self.choice.of(batch, length, query.device, self.place)
         if isinstance(rows, str):
             return None
-        a = self.value.on(query).clamp(-LIMIT, LIMIT).view(1, -1, 1, 1)  # an infinite one times 0 is NaN
+        a = self.value.on(query).view(1, -1, 1, 1)
         if self.gate is not None:
             rows_first = query.transpose(1, 2)
             a = a * self.gate(rows_first, Reading(rows_first, lse)).transpose(1, 2)
         a = a.expand(a.shape[0], -1, length, 1)
-        if isinstance(rows, slice):
+        if isinstance(rows, slice) and (rows.start, rows.stop) != (0, length):
             kept = torch.zeros(length, dtype=a.dtype, device=a.device)
             kept[rows] = 1
             a = a * kept.view(1, 1, -1, 1)
-        elif rows is not None:
+        elif isinstance(rows, torch.Tensor):
             a = a * rows[:, None, :, None]
         self.tally.count(batch * length)
         return a, self._key_factor(call, a)
@@ -85,12 +85,16 @@ class Bias:
         positions = self.keys.positions
         assert positions is not None
         frame = self.keys.key_frame(call.key.shape[0], total, a.device, self.place)
-        if call.slots is None:
+        if call.slots is not None:
+            return at_slots(positions, frame, call.slots, call.query.shape[1]).to(a.dtype)[..., None]
+        asked = self.keys, total, a.dtype
+        if asked not in frame.chosen:  # the same for every layer
             chosen = positions.resolve_keys(frame, total)
             b = torch.ones(1, 1, total, device=a.device) if chosen is None else chosen[:, None]
-        else:
-            b = at_slots(positions, frame, call.slots, call.query.shape[1])
-        return b.to(a.dtype)[..., None]
+            frame.chosen[asked] = b.to(a.dtype)[..., None]
+        found = frame.chosen[asked]
+        assert isinstance(found, torch.Tensor)
+        return found
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ._attention import AttentionPlan, Bias, PrefixRows
 from ._frame import Frame
 from ._generate import around_generate
 from ._params import Ready, Slot
+from ._scores import LIMIT
 from ._step import Measure, Place, RowChoice, Step, Tally, Tap
 from ._tracker import Tracker
 from .errors import InterventionError, MappingError
@@ -346,7 +347,8 @@ class Compiler:
         gate_slot = Slot(str(place), target.place, target.count, total, mixer.head_dim)
 
         def value() -> torch.Tensor:
-            taken = slot.take("value", op.value, 0).expand(len(chosen))
+            # an infinite one times the 0 of a row that was not chosen is NaN
+            taken = slot.take("value", op.value, 0).expand(len(chosen)).clamp(-LIMIT, LIMIT)
             return taken.new_zeros(total).index_copy(0, torch.tensor(chosen, device=taken.device), taken)
 
         ready = Ready(value, op.value)
