@@ -47,7 +47,7 @@ def main() -> None:
     if args.what == "cost":
         import cost
 
-        runs.book.once("cost", lambda: {"ratios": cost.measure(runs)})
+        runs.book.once("cost", lambda: cost.measure(runs))
         return
     for row in ROWS:
         if not args.rows or row.name in args.rows:

@@ -67,6 +67,29 @@ def test_every_row_had_eight_tries_and_kept_the_best_that_does_no_harm(scripts: 
                 assert (chosen[:1] or [None]) == [best], (row.name, aim)
 
 
+def test_what_the_page_says_in_short_is_what_the_records_say(scripts: Any) -> None:
+    records = scripts("reading").Records(RESULTS / "reliability.jsonl")
+
+    def gain(row: str, measure: str, aim: str = "objects", than: str = "none") -> Any:
+        return records.difference((row, aim), (than, aim), measure)
+
+    rows = [row.name for row in scripts("protocol").ROWS if records.has(row.name, "objects")]
+    assert all(gain("threshold", "adversarial", than=row).high > 0 for row in rows)
+    assert all(gain(row, "adversarial").low <= 0 for row in ("image_focus", "pasta", "pai", "vcd"))
+    assert all(gain(row, "adversarial").value < 0 for row in ("pasta", "pai", "vcd"))
+    assert all(gain(row, "auroc").high < 0 for row in ("pai", "vcd"))
+    assert gain("hyper_icl", "adversarial").low > 0
+    assert gain("live", "adversarial").value > 0 > gain("live", "adversarial").low
+    assert all(gain(row, "yes").high < 0 for row in ("live", "hyper_icl"))
+    assert all(gain(row, "ece").high < 0 for row in ("live", "hyper_icl"))
+    assert gain("live", "chair_i").low > 0
+    assert all(gain(row, "misled", "print").high < 0 for row in ("hyper_icl", "iti", "head_scale", "live"))
+    assert gain("hyper_icl", "misled", "print", "threshold").high < 0
+    known = gain("pasta, place known", "misled", "print")
+    assert known.low <= 0 <= known.high
+    assert all(abs(gain(row, "large").value) < 0.03 for row in rows)
+
+
 def test_measures_by_hand(scripts: Any) -> None:
     reading = scripts("reading")
     c = {

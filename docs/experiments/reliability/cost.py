@@ -13,8 +13,8 @@ from steer import prompts
 ROUNDS, TOKENS, QUESTIONS = 15, 8, 4
 
 
-def measure(runs: Any) -> dict[str, float]:
-    """The median over rounds of the ratio in each round."""
+def measure(runs: Any) -> dict[str, Any]:
+    """The median over rounds of the ratio in each round, and milliseconds for a token of the model alone."""
     questions = runs._test[runs.sizes.seeds[0]].captions[:QUESTIONS]
     ways: dict[str, Any] = {"none": None}
     for row in ROWS:
@@ -22,12 +22,15 @@ def measure(runs: Any) -> dict[str, float]:
         if choice is not None and row.kind not in ("library", "control"):
             ways[row.name] = runs._makers.make(row.name, choice, "objects", 0).method
     found: dict[str, list[float]] = {name: [] for name in ways}
+    alone: list[float] = []
     for number in range(ROUNDS + 1):
         seconds = {name: _seconds(runs, questions, method) for name, method in ways.items()}
         if number:  # the first round warms up
+            alone.append(seconds["none"])
             for name, value in seconds.items():
                 found[name].append(value / seconds["none"])
-    return {name: round(median(values), 3) for name, values in found.items()}
+    ratios = {name: round(median(values), 3) for name, values in found.items()}
+    return {"ratios": ratios, "ms": round(1000 * median(alone) / (TOKENS * QUESTIONS), 2)}
 
 
 def _seconds(runs: Any, questions: list[Any], method: Any) -> float:

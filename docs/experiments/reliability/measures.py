@@ -35,7 +35,7 @@ def on_dev(way: Any, data: Data, printed: bool) -> Record:
     right = [said == "1" for said in found["said"]]
     truth = [one.example.answer == "yes" for one in asked]
     share = sum(a == b for a, b in zip(right, truth, strict=True)) / len(asked)
-    return {"accuracy": share, "ordinary": ordinary(way, data).count("1") / len(data.ordinary), "answers": found}
+    return {"accuracy": share, "ordinary": ordinary(way, data).count("1") / len(data.ordinary), **found}
 
 
 def yes_no(way: Any, questions: Sequence[Question]) -> Record:

@@ -13,6 +13,20 @@ from reading import Numbers, Records
 NAMES = ["none", "threshold", *(row.name for row in ROWS)]
 SHOWN = {"none": "the model alone", "threshold": "threshold on the probability of yes", "prompt": "prompt only"}
 NO_CHANGE = "no try without harm"
+# Written for these records; tests/docs/test_reliability_results.py holds every sentence against them.
+SHORT = """## In short
+
+- **Moving the threshold on the probability of yes is the control to beat.** Fitted on dev, it does as well on objects that are not there as
+  any method within the intervals, and costs nothing. It changes no caption.
+- **No method without a fit helps here.** `image_focus` moves nothing; `pasta`, `pai` and `vcd` make adversarial questions a little worse, and `pai` and `vcd`, which
+  cut what is implausible, leave probabilities that no longer tell sure from unsure. A likely reason, not tested: the model looks already, and what
+  it cannot see it fills in from its training; more attention to the picture does not show it more.
+- **Fitted methods lean less to yes.** `hyper_icl` gains on adversarial questions and `live` may; both are better calibrated than the model alone. `live`, tuned on yes-or-no
+  questions, makes captions worse: a gain in one place that breaks another.
+- **A printed word is another matter.** `hyper_icl`, `iti`, `head_scale` and `live`, tuned for it, mislead less, `hyper_icl` by more than a threshold does; being told where the word is
+  does not help `pasta`.
+- **Nothing repairs a picture that is too large.** At 96 pixels every row is within three points of the model alone.
+"""
 
 
 def write(out: Path) -> None:
@@ -49,7 +63,10 @@ seven billion weights, and what fails here was at least tried fairly.
 - **Numbers.** Over all seeds, with 95 % intervals from whole scenes drawn anew ({len(sizes["seeds"]) * sizes["test"]} of them); fits, noise and scenes differ by seed.
   Differences are on the same questions. mitigv is PyPI's 0.1.7, on the same model object; it shows no probabilities. Its
   PAI finds no layers in a LLaVA of transformers 5.23, and under SDPA its own attention has no causal mask; so it is told where the text
-  tower is and runs with eager attention. """
+  tower is and runs with eager attention. "Over seeds" is the
+  standard deviation of the measure that the gain is in.
+
+{SHORT}"""
 
 
 def _claims(records: Records) -> str:
@@ -62,7 +79,7 @@ def _claims(records: Records) -> str:
 def _table(records: Records, aim: str, columns: dict[str, str], gain: str | None = None) -> str:
     head = ["row", *columns]
     if gain is not None:
-        head.append("gain on the model alone")
+        head += ["gain on the model alone", "over seeds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name in NAMES:
         shown = SHOWN.get(name, name)
@@ -74,7 +91,10 @@ def _table(records: Records, aim: str, columns: dict[str, str], gain: str | None
         cells = [shown, *(_cell(records.number(name, aim, measure)) for measure in columns.values())]
         if gain is not None:
             change = records.difference((name, aim), ("none", aim), gain)
-            cells.append("" if name == "none" else f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+            known = name != "none" and change.value == change.value
+            cells.append(f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]" if known else "")
+            spread = records.number(name, aim, gain).seeds
+            cells.append(f"{spread:.3f}" if spread == spread else "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -93,7 +113,15 @@ def _objects(records: Records) -> str:
     table = _table(records, "objects", columns, "adversarial")
     costs = records.by_key.get("cost", {}).get("ratios", {})
     shown = [f"| {SHOWN.get(name, name)} | {ratio:.2f} |" for name, ratio in costs.items()]
-    cost = "\n".join(["| row | time for a token, the model alone is 1 |", "|---|---|", *shown]) if shown else ""
+    cost = "\n".join(["| row | time for a token, the model alone is 1 |", "|---|---|", *shown])
+    if shown:
+        ms = records.by_key["cost"]["ms"]
+        cost += f"""
+
+One question at a time on a CPU, where the model alone takes {ms} ms a token: so small a model makes the fixed cost of a session weigh
+most. On larger ones see [overhead](../overhead.md) and [attention](attention.md). A row without harm only, mitigv not timed."""
+    else:
+        cost = ""
     return f"""## Objects that are not there
 
 Accuracy on yes-or-no questions with each kind of negatives (± half the interval), F1 of yes over all three, how often yes is
@@ -156,7 +184,8 @@ score, area under the curve of risk over coverage. The gain is in ECE: below 0 i
 
 {_table(records, "objects", columns, "ece")}
 
-Answering only above a confidence that was fitted on dev, and saying "I don't know" otherwise:
+Answering only above a confidence that was fitted on dev, and saying "I don't know" otherwise (inf: no confidence keeps to the risk, so
+nothing is answered):
 
 {table}
 

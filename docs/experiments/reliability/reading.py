@@ -45,8 +45,8 @@ class Records:
 
     def has(self, row: str, aim: str) -> bool:
         """Whether a row has every seed and changed something."""
-        if row == "threshold":
-            return self.has("none", "objects")
+        if row in ("none", "threshold"):  # asked once, whatever is tuned for
+            aim, row = "objects", "none"
         found = [self.by_key.get(f"{row}/{aim}/{seed}") for seed in self.seeds]
         return bool(found) and all(one is not None and "pope" in one for one in found)
 
@@ -137,7 +137,7 @@ class Records:
 
     def threshold(self, aim: str) -> float:
         """On the model's own probability of yes: the one most often right on dev, halfway between two answers."""
-        chance = np.array(self.by_key[f"none/{aim}/dev"]["answers"]["p"])
+        chance = np.array(self.by_key[f"none/{aim}/dev"]["p"])
         yes = _bits(self.by_key["asked/dev"]["attacked" if aim == "print" else "pope"]["yes"])
         found = []
         for cut in np.unique(chance):
@@ -148,13 +148,7 @@ class Records:
 
     def abstention(self, row: str, aim: str = "objects") -> metrics.Abstention | None:
         """A threshold on confidence, fitted on dev for a risk, on test; None where no probabilities are known."""
-        key = f"none/{aim}/dev"
-        if row != "none":
-            choice = self.choice(row, aim)
-            key = next(
-                k for k, one in self.by_key.items() if k.startswith(f"{row}/{aim}/try/") and one["choice"] == choice
-            )
-        told = self.by_key[key]["answers"]["p"]
+        told = self.by_key[f"{row}/{aim}/dev"]["p"]
         parts = self._of((row, aim), "pope")
         columns = _pooled(parts)
         if told is None or np.isnan(columns["p"]).any():
