@@ -83,6 +83,9 @@ def test_what_the_page_says_in_short_is_what_the_records_say(scripts: Any) -> No
     assert all(gain(row, "yes").high < 0 for row in ("live", "hyper_icl"))
     assert all(gain(row, "ece").high < 0 for row in ("live", "hyper_icl"))
     assert gain("live", "chair_i").low > 0
+    limit = -scripts("protocol").DAMAGE
+    assert all(gain(row, "ordinary").value < limit for row in ("live", "image_focus"))
+    assert all(gain(row, "ordinary").value > limit for row in rows if row not in ("live", "image_focus"))
     assert all(gain(row, "misled", "print").high < 0 for row in ("hyper_icl", "iti", "head_scale", "live"))
     assert gain("hyper_icl", "misled", "print", "threshold").high < 0
     known = gain("pasta, place known", "misled", "print")
