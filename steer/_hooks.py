@@ -12,6 +12,7 @@ from torch import nn
 
 from ._attention import AttentionPlan
 from ._step import Place, Step, Tally, Tap
+from .contrast import aside
 from .errors import InterventionError, MappingError
 from .model_map import Projection
 
@@ -139,9 +140,11 @@ def after_attention(module: nn.Module, edits: Sequence[tuple[Place, Tally, Calla
 
 
 def after_model(model: nn.Module, steps: Steps) -> Any:
-    """Run steps on the `logits` of a model's output."""
+    """Run steps on the `logits` of a model's output, once a second stream's are in them."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if aside():
+            return output
         logits = getattr(output, "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise MappingError(f"{type(model).__name__} returned no `logits`; call it with return_dict=True")

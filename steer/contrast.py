@@ -2,7 +2,8 @@
 
 The other stream holds the same tokens in the same slots; what it sees of them differs: pictures changed
 (`with_pictures`) or hidden (`without_images`). It has a cache of its own that is reordered, cropped and repeated
-whenever the model's is, so that beams and guesses work. Everything else attached to the model acts in both streams.
+whenever the model's is, so that beams and guesses work. Everything else attached to the model acts in both streams,
+but for steps on the logits, which are given what was made of both.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 import steer
 from steer import contrast, ops, positions, sites
 from steer.errors import InterventionError, MappingError, NeverFiredError
+from steer.prompt_state import PromptState
 
 from .families import FAMILIES, IMAGE, whole
 from .helpers import randn, tiny_llama, tokens
@@ -241,9 +242,10 @@ def test_after_the_session_a_cache_is_as_without_us_whatever_ended_first() -> No
     first, second = steer.attach(model, darkened()), steer.attach(model, darkened(torch.maximum))
     with first:
         with second:
-            cache = model(**inputs).past_key_values
+            cache = model(**inputs, past_key_values=DynamicCache(config=model.config)).past_key_values
             assert len(vars(cache)["_steer_others"]) == 2
             others = list(vars(cache)["_steer_others"].values())
+            assert all("_steer_others" not in vars(other) for other in others)
             cache.batch_repeat_interleave(2)
             assert all(other.layers[0].keys.shape[0] == 2 for other in others)
         cache.reorder_cache(torch.tensor([1, 0]))
@@ -264,3 +266,33 @@ def test_a_copied_cache_moves_alone_and_goes_on_in_both_streams() -> None:
         got = model(**more, past_key_values=copied).logits
         alone = [model(input_ids=row[None], past_key_values=copy.deepcopy(cache)).logits for row in more["input_ids"]]
     torch.testing.assert_close(got, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_what_comes_after_the_contrast_still_knows_where_it_is() -> None:
+    """The other stream's forward is framed by itself: a step on the logits finds its own rows, while writing too."""
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.prompt()
+    turned = steer.Intervention(sites.logits(positions.generated()), ops.Scale(-1.0))
+    given = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
+    with steer.attach(model, blind(), turned):
+        got = model.generate(**inputs, **given, output_logits=True)
+    length = inputs["input_ids"].shape[1]
+    with steer.attach(model, blind()):
+        whole_logits = torch.cat(
+            [model(**whole(family, inputs, got.sequences[:, : length + n])).logits[:, -1:] for n in range(3)], dim=1
+        )
+    signs = torch.tensor([1.0, -1.0, -1.0])[None, :, None]
+    torch.testing.assert_close(torch.stack(got.logits, 1), whole_logits * signs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_prompts_state_is_that_of_the_own_stream() -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.prompt()
+    alone: list[torch.Tensor] = []
+    both: list[torch.Tensor] = []
+    with steer.attach(model, steer.Intervention(sites.resid_in([1]), PromptState(alone.append))):
+        model(**inputs)
+    with steer.attach(model, darkened(), steer.Intervention(sites.resid_in([1]), PromptState(both.append))):
+        model(**inputs)
+    assert len(both) == 1
+    torch.testing.assert_close(both[0], alone[0])

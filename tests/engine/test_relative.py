@@ -246,3 +246,36 @@ def test_a_bias_by_position_is_that_of_the_row() -> None:
     got = rewrite(torch.zeros(2, 6, HEADS, 5), call, [], [Share(a, b, rows)], attend)
     for row, place in enumerate((4, 2)):
         torch.testing.assert_close(got[row, place], wanted[row, :, place].float(), atol=1e-5, rtol=1e-4)
+
+
+def test_constant_biases_on_some_rows_and_on_several_sets_of_keys_are_summed() -> None:
+    """Rows from the first on but not all, and keys that differ: against scores changed by hand in fp64."""
+    model, ids = tiny_llama(num_hidden_layers=1).double(), tokens()
+    with steer.record(model, sites.head_q(), sites.head_k(), sites.head_v()) as seen:
+        model(input_ids=ids)
+    parts = [(positions.span(0, 3), positions.span(1, 4), 0.7), (positions.span(2, 9), positions.span(0, 2), -1.1)]
+    changes = [
+        steer.Intervention(sites.key_bias(positions=where), ops.KeyBias(value, keys)) for where, keys, value in parts
+    ]
+    with steer.attach(model, changes), steer.record(model, sites.head_out()) as after:
+        model(input_ids=ids)
+    bias = torch.zeros(1, 1, 9, 9)
+    bias[..., 0:3, 1:4] += 0.7
+    bias[..., 2:9, 0:2] -= 1.1
+    hidden = torch.ones(9, 9).triu(1).bool()
+    q, k, v = (seen[name, 0] for name in ("head_q", "head_k", "head_v"))
+    wanted, _ = dense_attention(q, k, v, q.shape[-1] ** -0.5, bias, hidden)
+    torch.testing.assert_close(after["head_out", 0], wanted.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_several_answer_rows_in_one_padded_forward() -> None:
+    """As where guesses are checked: the prompt's last row and those after it pass together."""
+    ids = tokens(2, 9)
+    ids[0, :2] = 0
+    got = []
+    for implementation in ("eager", "sdpa"):
+        model = tiny_llama(implementation=implementation)
+        change = boost(positions.answer(), positions.span(1, 4))
+        with steer.attach(model, change, prompt_length=6):
+            got.append(model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 2:])
+    torch.testing.assert_close(got[1], got[0], atol=2e-5, rtol=1e-4)
