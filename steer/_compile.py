@@ -12,17 +12,17 @@ from torch import nn
 
 from . import _hooks, _second_stream, _streams, contrast
 from ._address import Target, resolve
-from ._attention import AttentionPlan, Bias, PrefixRows
+from ._attention import AttentionPlan
+from ._compile_attention import add_special, in_registry
 from ._frame import Frame
 from ._generate import around_generate
-from ._params import Ready, Slot
-from ._scores import LIMIT
+from ._params import Slot
 from ._step import Measure, Place, RowChoice, Step, Tally, Tap
 from ._tracker import Tracker
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
 from .model_map import Attention, ModelMap, Projection
-from .ops import Append, Apply, Around, Keep, KeyBias, Prefix
+from .ops import Append, Around
 from .positions import Positions
 from .sites import Site
 
@@ -59,7 +59,7 @@ class Compiler:
         self._out: dict[str, tuple[Attention, list[Step | Tap]]] = {}
         self._projected: dict[str, dict[str, list[Step | Tap]]] = {}
         self._mixers: dict[str, Attention] = {}
-        self._cache: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
+        self.cache_edits: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
         self._logits: list[Step | Tap] = []
         self._fields: dict[tuple[str, str], list[Step | Tap]] = {}
         self._choices: dict[tuple[str, Positions | None], RowChoice] = {}
@@ -73,14 +73,14 @@ class Compiler:
         elif isinstance(item.op, contrast.Contrast):
             places.append(self._contrast(item.op))
         elif item.site.name in ("key_bias", "kv_prefix", "cache"):
-            self._add_special(item, places)
+            add_special(self, item, places)
         else:
             needs_frame = bool(getattr(item.op, "needs_frame", False))
             if needs_frame:
                 self.plan.towers.add(item.site.tower)
             for target, place, width in self._places(item.site):
                 bound = self._bind(item, target, place, width)
-                step = Step(place, self._choice(item.site), bound, item.gate, self.measure, needs_frame)
+                step = Step(place, self.choice(item.site), bound, item.gate, self.measure, needs_frame)
                 places.append((place, step.tally))
                 self._file(item.site, target, step)
             if isinstance(item.op, Append):
@@ -100,7 +100,7 @@ class Compiler:
             )
         places = []
         for target, place, _ in self._places(site):
-            self._file(site, target, Tap(place, self._choice(site), keep))
+            self._file(site, target, Tap(place, self.choice(site), keep))
             places.append(place)
         return places
 
@@ -117,7 +117,7 @@ class Compiler:
             self._finish_head_out(mixer, steps)
         for path, parts in self._projected.items():
             self._finish_projections(self._mixers[path], parts)
-        for path, edits in self._cache.items():
+        for path, edits in self.cache_edits.items():
             self._hook(_hooks.after_attention, module(path), edits)
         if self._logits:
             self._finish_logits()
@@ -126,10 +126,10 @@ class Compiler:
     def _hook(self, register: Callable[..., Any], *args: Any) -> None:
         self.plan.hooks.append(lambda: register(*args))
 
-    def _choice(self, site: Site) -> RowChoice:
-        return self._row_choice(site.positions, site.tower)
+    def choice(self, site: Site) -> RowChoice:
+        return self.row_choice(site.positions, site.tower)
 
-    def _row_choice(self, positions: Positions | None, tower: str) -> RowChoice:
+    def row_choice(self, positions: Positions | None, tower: str) -> RowChoice:
         if positions is not None and positions.needs_frame:
             self.plan.towers.add(tower)
             self.tracker.wants_images |= positions.kind in ("image", "text")
@@ -209,10 +209,10 @@ class Compiler:
                 self._want(mixer, step.needs_lse)
         elif site.name == "attention":
             assert isinstance(step, Tap)
-            self._attention(_in_registry(mixer, step.place)).weights.append(step)
+            self.attention_of(in_registry(mixer, step.place)).weights.append(step)
         elif mixer.registry:
             name = {"head_q": "queries", "head_k": "keys", "head_v": "values"}[site.name]
-            getattr(self._attention(mixer), name).append(step)
+            getattr(self.attention_of(mixer), name).append(step)
         else:
             part = site.name.removeprefix("head_")
             if getattr(mixer, part) is None:
@@ -253,13 +253,13 @@ class Compiler:
         for layer in _streams.growing(self.map, self.map.tower(tower)):
             self._hook(_streams.widen, self.model.get_submodule(layer.path))
 
-    def _attention(self, mixer: Attention) -> AttentionPlan:
+    def attention_of(self, mixer: Attention) -> AttentionPlan:
         return self.plan.attention.setdefault(mixer.path, AttentionPlan())
 
     def _want(self, mixer: Attention, lse: bool) -> None:
         """Have the query (and the log-sum-exp) of a module's forward kept for its output projection."""
         if mixer.registry:
-            plan = self._attention(mixer)
+            plan = self.attention_of(mixer)
             plan.wants_query = True
             plan.wants_lse = plan.wants_lse or lse
         elif lse:
@@ -306,65 +306,6 @@ class Compiler:
         else:
             self._hook(_hooks.after_model, self.model, self._logits)
 
-    def _add_special(self, item: Intervention, places: list[tuple[Place, Tally]]) -> None:
-        for target in resolve(item.site, self.map):
-            mixer = target.attention
-            assert mixer is not None
-            place = Place(item.site.name, item.site.tower, target.layer.index, item.site.attention, target.heads)
-            tally = Tally()
-            places.append((place, tally))
-            if isinstance(item.op, Keep):
-                self._attention(_in_registry(mixer, place)).keepers.append(
-                    self._keeper(item, item.op, target, place, tally)
-                )
-                continue
-            if item.site.name == "cache":
-                assert isinstance(item.op, Apply)
-                self._cache.setdefault(mixer.path, []).append((place, tally, item.op.function))
-                continue
-            _in_registry(mixer, place)
-            if isinstance(item.op, KeyBias):
-                self._attention(mixer).biases.append(self._bias(item, item.op, target, mixer, place, tally))
-            elif isinstance(item.op, Prefix):
-                self._attention(mixer).prefixes.append(_prefix(item.op, target, mixer, place, tally))
-
-    def _keeper(self, item: Intervention, op: Keep, target: Target, place: Place, tally: Tally) -> Callable[..., None]:
-        from .memory._helping import masks_of
-        from .memory._keeping import Keeper
-
-        self.plan.towers.add("text")
-        self.plan.prunes = True
-        self.tracker.wants_images |= op.images
-        choice = RowChoice(None, "text", self.tracker)
-        return Keeper(place, choice, op, masks_of(self.model), target.place, target.count, tally)
-
-    def _bias(
-        self, item: Intervention, op: KeyBias, target: Target, mixer: Attention, place: Place, tally: Tally
-    ) -> Bias:
-        total = mixer.num_heads or 1
-        chosen = list(target.heads) if target.heads is not None else list(range(total))
-        slot = Slot(str(place), target.place, target.count, len(chosen), None)
-        gate_slot = Slot(str(place), target.place, target.count, total, mixer.head_dim)
-
-        def value() -> torch.Tensor:
-            # an infinite one times the 0 of a row that was not chosen is NaN
-            taken = slot.take("value", op.value, 0).expand(len(chosen)).clamp(-LIMIT, LIMIT)
-            return taken.new_zeros(total).index_copy(0, torch.tensor(chosen, device=taken.device), taken)
-
-        ready = Ready(value, op.value)
-        ready.on(torch.empty(0))
-        gate = item.gate
-        return Bias(
-            place,
-            self._choice(item.site),
-            self._row_choice(op.keys, item.site.tower),
-            ready,
-            gate.bind(gate_slot) if gate is not None else None,
-            gate is not None and gate.needs_lse,
-            op.relative,
-            tally,
-        )
-
     def _record_cache(self, site: Site, keep: Record) -> list[Place]:
         places = []
         for target in resolve(site, self.map):
@@ -374,30 +315,9 @@ class Compiler:
             def read(keys: torch.Tensor, values: torch.Tensor, place: Place = place) -> None:
                 keep(place, (keys, values))
 
-            self._cache.setdefault(target.attention.path, []).append((place, Tally(), read))
+            self.cache_edits.setdefault(target.attention.path, []).append((place, Tally(), read))
             places.append(place)
         return places
-
-
-def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: Tally) -> PrefixRows:
-    heads, width, value_width = mixer.num_kv_heads, mixer.head_dim, mixer.value_dim
-
-    def take(name: str, value: torch.Tensor, last: int | None) -> torch.Tensor:
-        shape = list(value.shape)
-        fits = shape[-1] == last and (shape[:-2] in ([heads], [target.count, heads]))
-        if not fits:
-            raise InterventionError(
-                f"{name} has shape {shape} at {place}; expected [{heads}, n, {last}] or "
-                f"[{target.count}, {heads}, n, {last}]"
-            )
-        return value[target.place] if value.ndim == 4 else value
-
-    keys = Ready(lambda: take("keys", op.keys, width), op.keys)
-    values = Ready(lambda: take("values", op.values, value_width), op.values)
-    first, second = keys.on(op.keys), values.on(op.values)
-    if first.shape[1] != second.shape[1]:
-        raise InterventionError(f"{place}: {first.shape[1]} keys but {second.shape[1]} values")
-    return PrefixRows(place, keys, values, tally)
 
 
 def _of_own_stream(keep: Record) -> Record:
@@ -406,12 +326,6 @@ def _of_own_stream(keep: Record) -> Record:
             keep(place, tensor)
 
     return record
-
-
-def _in_registry(mixer: Attention, place: Place) -> Attention:
-    if not mixer.registry:
-        raise MappingError(f"{place}: {mixer.path} does not use transformers' attention registry")
-    return mixer
 
 
 def _present(path: str | None, site: Site, layer: str) -> str:
