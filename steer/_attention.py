@@ -94,7 +94,7 @@ class Bias:
             frame.chosen[asked] = b.to(a.dtype)[..., None]
         found = frame.chosen[asked]
         assert isinstance(found, torch.Tensor)
-        return found
+        return found.to(a.device)
 
 
 @dataclass

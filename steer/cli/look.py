@@ -60,7 +60,7 @@ def command(
     from ..look import look
     from ..look.found import in_a_folder
     from ..profiling import HeadMap
-    from ._eval_suite import methods_of
+    from ._named import methods_of
 
     quiet_in_a_pipe()
     written = {name: in_a_folder(path) for name, path in {"png": png, "html": html}.items() if path is not None}
