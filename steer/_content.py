@@ -66,7 +66,9 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         if value.device.type == "meta":
             continue
-        flat = value.detach().reshape(-1)
+        # Of a model that is spread over processes, one whole weight at a time: the digest is that of the whole model.
+        whole: torch.Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        flat = whole.detach().reshape(-1)
         # A sum alone is the same after a change of places; 8-bit floats have none.
         some = flat[:: max(1, flat.numel() // _SAMPLE)].double().cpu()
         total = some.sum() if value.is_floating_point() and value.itemsize == 1 else flat.sum(dtype=torch.float64)
