@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from . import ops, positions, sites
+from ._bench import Bench, Check, Inputs, Status, distance, state
 from .errors import NeverFiredError, SteerError
 from .intervention import Intervention
 from .model_map import Attention, Layer, ModelMap, Tower
 from .session import attach
 
-Status = Literal["pass", "fail", "skip"]
-Inputs = Mapping[str, torch.Tensor]
 IDENTITY_SITES = ("resid_in", "resid_out", "attn_out", "mlp_out", "head_q", "head_k", "head_v", "head_out")
-# Relative to the largest output: a head taken out of a sum and a head multiplied by zero round differently.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One promise tried at one place.
-
-    Attributes:
-        name: the promise.
-        where: tower, layer and head, or empty.
-        status: `skip` where it could not be tried; `detail` says why.
-        detail: what was measured.
-    """
-
-    name: str
-    where: str
-    status: Status
-    detail: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-
 Job = Callable[[], list[Check]]
 
 
@@ -78,13 +51,12 @@ def _heads(model_map: ModelMap, every_head: bool) -> Iterator[tuple[Tower, Layer
                 yield tower, layer, attention, head
 
 
-class _Bench:
-    """The model, its inputs, and what it gives for them untouched."""
+class _Bench(Bench):
+    """The promises, each a method that tries it on the model."""
 
     def __init__(self, model: nn.Module, model_map: ModelMap, inputs: Inputs) -> None:
-        self.model, self.map, self.inputs = model, model_map, inputs
-        self.plain = self._run()
-        self.tolerance = TOLERANCE.get(self.plain[0].dtype, 5e-2) if self.plain else 0.0
+        super().__init__(model, inputs)
+        self.map = model_map
 
     def mapped(self) -> list[Check]:
         """Towers were found, and every softmax attention has its heads and its output projection."""
@@ -100,8 +72,8 @@ class _Bench:
     def empty(self) -> list[Check]:
         """A session with nothing attached changes no bit."""
         with attach(self.model):
-            inside = self._run()
-        return [self._exact("empty session", "", inside)]
+            inside = self.run()
+        return [self.exact("empty session", "", inside)]
 
     def identity(self, tower: Tower, site: str) -> list[Check]:
         """Times one, at every layer of a tower, changes no bit."""
@@ -109,36 +81,36 @@ class _Bench:
         one = Intervention(getattr(sites, site)(tower=tower.name), ops.Scale(1.0))
         try:
             with attach(self.model, one):
-                inside = self._run()
+                inside = self.run()
         except NeverFiredError:
             return [Check("identity", where, "skip", "these inputs do not reach it")]
         except SteerError as error:
             return [Check("identity", where, "skip", f"not reached: {error}")]
-        return [self._exact("identity", where, inside)]
+        return [self.exact("identity", where, inside)]
 
     def restored(self) -> list[Check]:
         """After a session that moved every layer, nothing is left of it."""
-        before = self._state()
+        before = state(self.model)
         with attach(self.model, *self._strong()):
-            inside = self._run()
-        moved = _distance(inside, self.plain)
-        after = self._exact("restored", "", self._run())
+            inside = self.run()
+        moved = distance(inside, self.plain)
+        after = self.exact("restored", "", self.run())
         if moved == 0:
             return [Check("restored", "", "fail", "the session changed nothing, so that nothing can be said")]
-        return [after, *self._same_state("restored", before)]
+        return [after, self.same_state("restored", before)]
 
     def restored_after_error(self) -> list[Check]:
         """The same after an error inside."""
-        before = self._state()
+        before = state(self.model)
         try:
             with attach(self.model, *self._strong()):
-                self._run()
+                self.run()
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             pass
         return [
-            self._exact("restored after an error", "", self._run()),
-            *self._same_state("restored after an error", before),
+            self.exact("restored after an error", "", self.run()),
+            self.same_state("restored after an error", before),
         ]
 
     def silence(self) -> list[Check]:
@@ -147,7 +119,7 @@ class _Bench:
         far = Intervention(sites.resid_out(tower=tower, positions=positions.index(10**6)), ops.Scale(0.0))
         try:
             with attach(self.model, far):
-                self._run()
+                self.run()
         except NeverFiredError:
             return [Check("silence is an error", tower, "pass", "NeverFiredError")]
         except SteerError as error:
@@ -161,17 +133,16 @@ class _Bench:
             edited_weight = _without_head(self.model, attention, head)
         except SteerError as error:
             return [Check("head edit", where, "skip", str(error))]
-        with torch.no_grad():
-            edited = _tensors(torch.func.functional_call(self.model, edited_weight, (), dict(self.inputs)))
+        edited = self.run(edited_weight)
         zero = Intervention(sites.head_out([layer.index], [head], tower.name), ops.Scale(0.0))
         try:
             with attach(self.model, zero):
-                steered = self._run()
+                steered = self.run()
         except NeverFiredError:
             return [Check("head edit", where, "skip", "these inputs do not reach it")]
         except SteerError as error:
             return [Check("head edit", where, "fail", str(error))]
-        effect, off = _distance(edited, self.plain), _distance(steered, edited)
+        effect, off = distance(edited, self.plain), distance(steered, edited)
         if effect == 0 and off == 0:
             return [Check("head edit", where, "skip", "the output does not depend on this head")]
         # Closer to the edited weights than the tolerance, and than a tenth of what the edit does.
@@ -197,7 +168,7 @@ class _Bench:
             except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
                 return [Check(name, "text", "skip", f"generate(use_cache={use_cache}) fails: {error}")]
             scores.append(list(made.scores))
-        off = _distance(*scores)
+        off = distance(*scores)
         status: Status = "pass" if len(scores[0]) == len(scores[1]) and off <= self.tolerance else "fail"
         return [Check(name, "text", status, f"next-token scores differ by {off:.1e}")]
 
@@ -213,37 +184,9 @@ class _Bench:
             return_dict_in_generate=True,
         )
 
-    def _run(self) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return _tensors(self.model(**self.inputs))
-
     def _strong(self) -> list[Intervention]:
         tower = "text" if "text" in self.map.towers else next(iter(self.map.towers))
         return [Intervention(sites.resid_out(tower=tower), ops.Scale(0.5))]
-
-    def _exact(self, name: str, where: str, outputs: list[torch.Tensor]) -> Check:
-        same = len(outputs) == len(self.plain) and all(map(torch.equal, outputs, self.plain))
-        detail = "every bit the same" if same else f"differs by {_distance(outputs, self.plain):.1e} of the output"
-        return Check(name, where, "pass" if same else "fail", detail)
-
-    def _state(self) -> dict[str, Any]:
-        """What a session may not leave behind: hooks, configuration, and any trace on the weights."""
-        modules = list(self.model.modules())
-        config = getattr(self.model, "config", None)
-        return {
-            "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules),
-            "instance attributes": sum(len(vars(m)) for m in modules),
-            "attention implementation": getattr(config, "_attn_implementation", None),
-            "config": config.to_dict() if config is not None else None,
-            "requires_grad": [p.requires_grad for p in self.model.parameters()],
-            "weights written": [p._version for p in self.model.parameters() if not p.is_inference()],
-        }
-
-    def _same_state(self, name: str, before: dict[str, Any]) -> list[Check]:
-        after = self._state()
-        left = [key for key in before if before[key] != after[key]]
-        detail = f"changed: {', '.join(left)}" if left else "as they were"
-        return [Check(name, "hooks, config, weights", "fail" if left else "pass", detail)]
 
 
 def _without_head(model: nn.Module, attention: Attention, head: int) -> dict[str, torch.Tensor]:
@@ -265,31 +208,3 @@ def _without_head(model: nn.Module, attention: Attention, head: int) -> dict[str
     else:
         raise SteerError(f"{path} is a {type(module).__name__}, of which it is not known where its inputs are")
     return {f"{path}.weight": edited}
-
-
-def _tensors(output: Any) -> list[torch.Tensor]:
-    """Every floating tensor of an output, in order; caches are left out, they hold no result."""
-    if isinstance(output, torch.Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        return [t for key, value in output.items() if "past_key_values" not in key for t in _tensors(value)]
-    if isinstance(output, list | tuple):
-        return [tensor for value in output for tensor in _tensors(value)]
-    return []
-
-
-def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    """The largest difference, relative to the largest finite value of `b`, over all pairs of tensors."""
-    largest = 0.0
-    for x, y in zip(a, b, strict=False):
-        if x.shape != y.shape:
-            return float("inf")
-        wide = torch.float64
-        x, y = x.to(wide), y.to(wide)
-        finite = torch.isfinite(y)
-        if not torch.equal(finite, torch.isfinite(x)):
-            return float("inf")
-        if finite.any():
-            scale = y[finite].abs().max().clamp_min(1e-12)
-            largest = max(largest, float((x - y)[finite].abs().max() / scale))
-    return largest

@@ -95,7 +95,7 @@ of them were built, the others need a package that was not installed. **{failed}
   what they were before (`tests/architectures/{EDITS}`). They were at most {off:.1g} apart; the edits moved the outputs
   by {effect:.1g} or more.
 - The tiny models come from one shrinker, which knows the exceptions of {overrides} classes (`TINY` in
-  `tests/architectures/configs.py`); their inputs are found by trying."""
+  `steer/testing/_configs.py`); their inputs are found by trying."""
 
 
 def _timing(largest: Row) -> str:

@@ -10,7 +10,6 @@ pytest runs here; there is no randomness but the tests' own seed 0.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,20 +21,17 @@ from _architectures_page import EDITS, MAPS, Row, page
 from _test_reports import run
 
 import steer
+from steer.testing._configs import TINY, every_class, full_model, missing
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architectures.md"
 QUICK = ("LlavaForConditionalGeneration", "MllamaForConditionalGeneration", "CLIPModel")
 REPEATS = 5
 
-# The tests are no installed package.
-sys.path.insert(0, str(ROOT))
-from tests.architectures.configs import TINY, every_class, full_model, missing  # noqa: E402
-
 
 def find(cls: type[torch.nn.Module]) -> Row:
     """Map the class at full size."""
-    why = missing(cls)
+    why = missing(cls.__name__)
     if why:
         return Row(cls.__name__, why)
     model = full_model(cls)

@@ -11,7 +11,6 @@ is a forward of the tiny model and not only a bias that exists.
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 import steer
+from steer.testing._shrink import shrink
+from steer.testing._tiny import randomise, tiny_model
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
@@ -30,11 +31,6 @@ START, END = "<!-- made by docs/experiments/foldable.py -->", "<!-- end -->"
 SITES = ("head_out", "attn_out", "mlp_out", "resid_out")
 QUICK = ("llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "mixtral", "llava", "qwen2_5_vl")
 SEED = 0
-
-# The tests are no installed package.
-sys.path.insert(0, str(ROOT))
-from tests.architectures.shrink import shrink  # noqa: E402
-from tests.architectures.tiny import randomise, tiny_model  # noqa: E402
 
 
 def classes() -> Iterator[tuple[str, type, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .._checks import TOLERANCE, _distance, _tensors
+from .._bench import TOLERANCE, distance, tensors
 from .._inputs import random_inputs
 from ..errors import InterventionError, NeverFiredError
 from ..intervention import Intervention
@@ -93,7 +93,7 @@ def measure(
     for step in range(STEPS):
         biases.set(times)
         steered = _steered(model, interventions, times, inputs, model_map)
-        off, moved = _distance(_run(folded, inputs), steered), _distance(steered, plain)
+        off, moved = distance(_run(folded, inputs), steered), distance(steered, plain)
         if step == 0:
             difference, effect = off, moved
         if off > tolerance:
@@ -124,7 +124,7 @@ def _multiplied(item: Intervention, times: float) -> Intervention:
 
 def _run(model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     with torch.no_grad():
-        return _tensors(model(**inputs))
+        return tensors(model(**inputs))
 
 
 def _wrong(off: float, tolerance: float, times: float) -> str:

@@ -14,10 +14,11 @@ from torch import nn
 import steer
 from steer import ops, sites
 from steer.model_map import Attention, Layer, ModelMap, Tower
+from steer.testing._configs import TINY, missing
+from steer.testing._inputs import Inputs, inputs_for, reached
+from steer.testing._tiny import tiny_model
 
-from .configs import NO_VISION_HEADS, TINY, missing
-from .inputs import Inputs, inputs_for, reached
-from .tiny import tiny_model
+from .exceptions import NO_VISION_HEADS
 
 TOLERANCE, EFFECT = 1e-5, 1e-3
 
@@ -73,7 +74,7 @@ class Outcome:
 
 def head_edit(cls: type[nn.Module], kind: str) -> Outcome:
     """Judge every tower of a kind: `text`, `vision`, or `other` for the rest."""
-    why = missing(cls)
+    why = missing(cls.__name__)
     if why:
         return Outcome("skip", why)
     this = case(cls)

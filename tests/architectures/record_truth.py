@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from tests.architectures import configs
+from steer.testing import _configs as configs
+from tests.architectures.exceptions import not_over_tokens
 from tests.architectures.truth import Received, Sizes, pack
 from tests.architectures.truth_inputs import CALLS, guesses
 
@@ -225,11 +226,11 @@ def main(wanted: list[str]) -> None:
     truth = json.loads(FILE.read_text()) if FILE.exists() else {}
     for cls in configs.every_class():
         name = cls.__name__
-        if (wanted and not any(word.lower() in name.lower() for word in wanted)) or configs.missing(cls):
+        if (wanted and not any(word.lower() in name.lower() for word in wanted)) or configs.missing(name):
             continue
         start = time.perf_counter()
         received, errors = record(cls)
-        received = {path: found for path, found in received.items() if not configs.not_over_tokens(name, path)}
+        received = {path: found for path, found in received.items() if not not_over_tokens(name, path)}
         truth[name] = pack(received)
         print(
             f"{name}: {len(received)} modules, {time.perf_counter() - start:.1f} s", *errors, sep="\n    ! ", flush=True

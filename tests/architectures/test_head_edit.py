@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from .configs import every_class
+from steer.testing._configs import every_class
+
 from .judge import head_edit
 
 

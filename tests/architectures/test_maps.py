@@ -22,8 +22,8 @@ from transformers.modeling_utils import AttentionInterface
 
 import steer
 from steer.model_map import Attention, ModelMap, Tower
+from steer.testing._configs import NEEDS_TIMM, every_class, full_model, missing
 
-from .configs import NEEDS_TIMM, every_class, full_model, missing
 from .truth import unpack
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ class Mapped:
 
 @pytest.fixture(scope="module", params=every_class(), ids=lambda cls: cls.__name__)
 def mapped(request: pytest.FixtureRequest) -> Mapped:
-    if reason := missing(request.param):
+    if reason := missing(request.param.__name__):
         pytest.skip(reason)
     model = full_model(request.param)
     before = _traces(model)

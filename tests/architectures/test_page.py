@@ -8,8 +8,7 @@ import pytest
 import transformers
 
 import steer
-
-from .configs import every_class, full_model
+from steer.testing._configs import every_class, full_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "architectures.md").read_text()

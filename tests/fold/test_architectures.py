@@ -10,7 +10,7 @@ import transformers as hf
 
 import steer
 from steer import ops, sites
-from tests.architectures.tiny import randomise
+from steer.testing._tiny import randomise
 from tests.engine.helpers import randn, tokens
 
 SIZES = {

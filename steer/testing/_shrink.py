@@ -166,7 +166,7 @@ def _other(key: str, value: int, data: dict[str, Any]) -> int:
         return min(value, 256)
     if key == "image_size":
         patch = data.get("patch_size")
-        return (patch if _is_count(patch) else 16) * 4
+        return 4 * (patch if isinstance(patch, int) and _is_count(patch) else 16)
     if "sliding_window" in key or "chunk_size" in key:
         return min(value, 16)
     if key == "mm_tokens_per_image" or re.search(r"(query_num|query_tokens|_latents)$", key):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configs import TINY, full_config
-from .shrink import shrink
+from ._configs import TINY, full_config
+from ._shrink import shrink
 
 
 def tiny_config(cls: type) -> Any:

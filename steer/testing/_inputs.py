@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steer.model_map import ModelMap
+from ..model_map import ModelMap
 
 Inputs = dict[str, torch.Tensor]
 WORDS = [0, 11, 12, 13, 14, 15, 16, 17]

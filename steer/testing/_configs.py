@@ -7,13 +7,14 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 MAPPINGS = (
-    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
 )
 
 # Classes with a tower that is a timm model.
@@ -107,18 +108,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Classes in which no vision tower has attention heads, and why.
-NO_VISION_HEADS = {
-    "AlignModel": "its vision tower is an EfficientNet, convolutions only",
-    "ChameleonForConditionalGeneration": "pictures are codes of a quantiser",
-    "EvollaForProteinText2Text": "it reads proteins, not pictures",
-    "FuyuForCausalLM": "patches go straight into the text tower",
-    "Gemma4UnifiedForConditionalGeneration": "patches go straight into the text tower",
-    "InklingForConditionalGeneration": "its vision tower is a pyramid of linear layers",
-    "Mistral4ForCausalLM": "it reads text only",
-    "UdopForConditionalGeneration": "patches go straight into the encoder",
-}
-
 # What the generic shrinker and the generic inputs of the tests at tiny size cannot know: changes to the shrunk config,
 # and arguments of the forward.
 TINY: dict[str, dict[str, Any]] = {
@@ -172,41 +161,38 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-# Softmax that is no attention over tokens: Inkling2 weighs the outputs of its earlier blocks with one.
-_OVER_LAYERS = {"Inkling2ForConditionalGeneration": ("attention_input", "mlp_input", "final_input")}
-
-
-def not_over_tokens(name: str, path: str) -> bool:
-    """Whether what looks like attention at this path weighs other things than tokens."""
-    return path.rpartition(".")[2] in _OVER_LAYERS.get(name, ())
-
-
 @cache
-def _configs() -> dict[type[nn.Module], type[PretrainedConfig]]:
-    """Each model class of the two mappings once, with its config class."""
-    found: dict[type[nn.Module], type[PretrainedConfig]] = {}
+def model_types() -> dict[str, str]:
+    """The model type of each class of the two mappings, by the class's name; nothing is imported for it."""
+    found: dict[str, str] = {}
     for mapping in MAPPINGS:
-        for config in mapping:
-            classes = mapping[config]
-            found.setdefault(classes[0] if isinstance(classes, tuple) else classes, config)
+        for model_type, names in mapping.items():
+            found.setdefault(names if isinstance(names, str) else names[0], model_type)
+    return found
+
+
+def class_named(name: str) -> type[nn.Module]:
+    """The class of transformers with this name."""
+    found: type[nn.Module] = getattr(transformers, name)
     return found
 
 
 def every_class() -> list[type[nn.Module]]:
     """The distinct model classes of transformers' image-text-to-text and zero-shot image classification mappings."""
-    return list(_configs())
+    return [class_named(name) for name in model_types()]
 
 
-def missing(cls: type[nn.Module]) -> str | None:
-    """Why the class cannot be built here, or None."""
-    if cls.__name__ in NEEDS_TIMM and importlib.util.find_spec("timm") is None:
-        return f"{cls.__name__} needs timm, which is not installed"
+def missing(cls: str) -> str | None:
+    """Why the class with this name cannot be built here, or None."""
+    if cls in NEEDS_TIMM and importlib.util.find_spec("timm") is None:
+        return f"{cls} needs timm, which is not installed"
     return None
 
 
 def full_config(cls: type[nn.Module]) -> PretrainedConfig:
     """A config of full size from which the class builds."""
-    return _configs()[cls](**ARGUMENTS.get(cls.__name__, {}))
+    config_class = CONFIG_MAPPING[model_types()[cls.__name__]]
+    return config_class(**ARGUMENTS.get(cls.__name__, {}))
 
 
 def full_model(cls: type[nn.Module]) -> nn.Module:
