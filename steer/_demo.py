@@ -20,17 +20,15 @@ from .examples import Example
 from .fitting import track
 from .method import Method
 from .prompts import Batch, Prompt, encode, write
-from .registry import create
+from .registry import create, method_class, methods
 from .session import attach
 
 DEV_QUERIES, TIMED_QUERIES, BATCH = 48, 15, 32
-# Best of four on dev pictures: docs/experiments/demo_settings.py. What is not said is as in the papers, but for fewer
-# prompts where a minute must do.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "icv": {"strength": 0.3},
-    "task_vector": {"shots": 4},
-    "function_vector": {"heads": 20, "corrupt": "remove", "strength": 2.0, "contexts": 48, "trials": 12},
-}
+
+
+def shown() -> list[str]:
+    """The methods that have settings for the demo, by name."""
+    return [name for name in methods() if method_class(name).demo is not None]
 
 
 @dataclass
@@ -69,7 +67,7 @@ class Row:
 
 @dataclass
 class Demo:
-    """One run of the demo, and what it found in `rows`."""
+    """One run of the demo; what it found in `rows`, and in `settings` what the methods were given."""
 
     model: Any
     processor: Any
@@ -78,6 +76,7 @@ class Demo:
     queries: int
     seed: int
     rows: list[Row] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = zoo.tasks()
@@ -89,20 +88,16 @@ class Demo:
         self.asked = self._examples("test", self.queries, "queries")
         self._ways: list[tuple[Row, list[Prompt], list[Method]]] = []
 
-    def run(self, methods: Sequence[str]) -> None:
+    def run(self, names: Sequence[str]) -> None:
         """Ask in every way: the baselines, each method, a random vector in the first one's place; then time them."""
-        made = [create(name, **SETTINGS.get(name, {})) for name in methods]
+        made = [create(name, **(method_class(name).demo or {})) for name in names]
         self._baselines()
+        self.settings = {method.name: dict(method.demo) for method in made if method.demo}
         for method in made:
             self._method(method)
         for method in [method for method in made if "vector" in method.tensors][:1]:
             self._control(method)
         self._time()
-
-    @property
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """What the methods were given, for those that were given something."""
-        return {row.name: SETTINGS[row.name] for row in self.rows if row.name in SETTINGS}
 
     def _baselines(self) -> None:
         """Without anything, with the demonstrations in the prompt, and by the commonest answer among them."""
@@ -132,9 +127,9 @@ class Demo:
         """Measure milliseconds per query, the ways taking turns."""
         taken: list[list[float]] = [[] for _ in self._ways]
         for query in track(range(min(TIMED_QUERIES, len(self.asked)) + 1), "timing"):
-            for place, (_, prompts, methods) in enumerate(self._ways):
+            for place, (_, prompts, attached) in enumerate(self._ways):
                 batch = encode(self.model, self.processor, [prompts[query % len(prompts)]])
-                taken[place].append(self._milliseconds(batch, methods))
+                taken[place].append(self._milliseconds(batch, attached))
         for (row, _, _), times in zip(self._ways, taken, strict=True):
             row.ms = statistics.median(times[1:])  # the first warms up
 

@@ -28,9 +28,9 @@ def chat_inputs(model: Any, processor: Any, prompt: str, images: Sequence[Any] =
     return encode(model, processor, [query], template=None if chat else "{images}{question}{answer}").inputs
 
 
-def random_inputs(model: Any, length: int = 8) -> dict[str, torch.Tensor]:
+def random_inputs(model: Any, length: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
     """Inputs for a model that came without a processor: pixels for a vision model, else token ids, (1, length)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     if model.main_input_name == "pixel_values":
         side = model.config.image_size
         sides = (side, side) if isinstance(side, int) else tuple(side)

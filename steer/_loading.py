@@ -34,25 +34,29 @@ def meta_model(target: PretrainedConfig | str | os.PathLike[str]) -> PreTrainedM
         return _model_class(config)._from_config(config)
 
 
-def load_model(name: str) -> tuple[Any, Any]:
+def load_model(name: str, *, device_map: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """A model with its weights, in eval mode, and its processor, tokenizer, or None where it has neither.
 
     Args:
         name: a zoo name such as `tiny-vlm`, a folder or a hub id.
+        device_map: as `from_pretrained` takes it, such as "auto"; None loads to the CPU.
+        dtype: of the weights; None for what they were saved in.
 
     Raises:
-        MappingError: none of the three.
+        MappingError: none of the three, or its weights cannot be read or placed.
     """
     from . import zoo
 
-    if name in zoo.names() and not Path(name).is_dir():
-        return zoo.load(name)
-    config = _config_of(name)
+    source = str(zoo.folder(name)) if name in zoo.names() and not Path(name).is_dir() else name
+    config = _config_of(source)
+    options: dict[str, Any] = {"device_map": device_map, "dtype": dtype}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
-        model = _model_class(config).from_pretrained(name).eval()
-    except (OSError, ValueError) as error:
+        model = _model_class(config).from_pretrained(source, **given).eval()
+    # ImportError where what spreads a model over devices is not installed.
+    except (OSError, ValueError, ImportError) as error:
         raise MappingError(f"cannot load {name!r}: {_first_line(error)}") from error
-    return model, _processor_of(name)
+    return model, _processor_of(source)
 
 
 def _processor_of(name: str) -> Any:

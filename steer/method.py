@@ -39,6 +39,7 @@ class Method(ABC):
             `classes`, `set_classes(names)`, `bind(model, processor)` and `predict(pictures, batch_size=...)`, whose
             result has `classes` and `probabilities`, fp32 (B, K); and `learns`, False where there is nothing to fit.
         fit_options: the dataclass whose fields `fit` takes as further keywords; None for none, or any.
+        demo: the configuration in which `steer demo` shows the method by default; None where it does not.
         tensors: what was learned or extracted, fp32, by name; empty before fitting.
         provenance: fingerprint of the model it was fitted on, seed, data and version of steer; empty before fitting.
     """
@@ -48,6 +49,7 @@ class Method(ABC):
     summary: ClassVar[str]
     reads: ClassVar[Literal["examples", "labelled"]] = "examples"
     fit_options: ClassVar[type | None] = None
+    demo: ClassVar[Mapping[str, Any] | None] = None
 
     tensors: dict[str, torch.Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     provenance: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)

@@ -50,6 +50,14 @@ class FunctionVector(steer.Method):
     name: ClassVar[str] = "function_vector"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.15213"
     summary: ClassVar[str] = "Adds what the heads that cause in-context learning write, at the prompt's end."
+    # Best of four on dev pictures: docs/experiments/demo_settings.py; fewer prompts than the paper's, for a minute.
+    demo: ClassVar[dict[str, Any]] = {
+        "heads": 20,
+        "corrupt": "remove",
+        "strength": 2.0,
+        "contexts": 48,
+        "trials": 12,
+    }
 
     heads: int = 10
     shots: int = 10

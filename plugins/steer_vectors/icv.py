@@ -40,6 +40,8 @@ class ICV(steer.Method):
     name: ClassVar[str] = "icv"
     paper: ClassVar[str] = "https://arxiv.org/abs/2311.06668"
     summary: ClassVar[str] = "Shifts every MLP's output from questions towards their answers."
+    # Best of four on dev pictures: docs/experiments/demo_settings.py.
+    demo: ClassVar[dict[str, Any]] = {"strength": 0.3}
 
     strength: float | None = 0.1
     layers: tuple[int, ...] | Literal["all"] = "all"

@@ -38,6 +38,8 @@ class TaskVector(steer.Method):
     name: ClassVar[str] = "task_vector"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.15916"
     summary: ClassVar[str] = "Replaces one hidden state at the prompt's end by what demonstrations put there."
+    # Best of four on dev pictures: docs/experiments/demo_settings.py.
+    demo: ClassVar[dict[str, Any]] = {"shots": 4}
 
     layer: int | None = None
     shots: int = 16

@@ -20,12 +20,22 @@ from ._output import say
 from ._settings import parse
 from ._sources import OF_FILES, OF_ZOO, located
 
-Classes = Annotated[
-    str | None, typer.Option(help="Labelled pictures of these classes only: a,b,c or a file with a name on each line.")
-]
+
+def classes_option(which: str) -> Any:
+    """The option `--classes`; to be put into an `Annotated`."""
+    return typer.Option(
+        "--classes", metavar="NAMES", help=f"Class names: {which}; a,b,c or a file with one on each line."
+    )
+
+
+Classes = Annotated[str | None, classes_option("labelled pictures of these only")]
 Read = Annotated[
     list[str] | None,
-    typer.Option(help="key=value: how labelled pictures are read: image, label, split, root, names; repeatable."),
+    typer.Option(
+        "--read",
+        metavar="KEY=VALUE",
+        help="How labelled pictures are read: image, label, split, root, names; repeatable.",
+    ),
 ]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read, and name them.")

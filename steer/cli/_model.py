@@ -8,16 +8,47 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SteerError, unknown_name
+from ._complete import models, offer
 
 DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
 
-ModelName = Annotated[str, typer.Option("--model", help="Zoo name (tiny-vlm, tiny-clip), folder or hub id.")]
-Device = Annotated[str | None, typer.Option(help="As torch names it; a GPU by default where there is one.")]
-Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default what the model was saved in.")]
+_MODEL: dict[str, Any] = {
+    "metavar": "MODEL",
+    "help": "The model: a zoo name (tiny-vlm, tiny-clip, tiny-scenes), a folder or a hub id.",
+    "autocompletion": offer(models),
+}
+ModelArgument = Annotated[str, typer.Argument(**_MODEL)]
+ModelName = Annotated[str, typer.Option("--model", **_MODEL)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Where it runs: cpu, cuda:1, ..., or auto for device_map='auto'; by default a GPU where there is one.",
+        autocompletion=offer(lambda: ("cpu", "cuda", AUTO)),
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help=f"What it computes in: {', '.join(DTYPES)}; by default what the model was saved in.",
+        autocompletion=offer(lambda: DTYPES),
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Prompts or pictures in one forward.")]
 
 
 def load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
     """Model and processor, on a device and in a dtype.
+
+    Args:
+        name: zoo name, folder or hub id.
+        device: as torch names it; "auto" leaves it to transformers' `device_map="auto"`, which may spread the model
+            over several devices; None for a GPU where there is one.
+        dtype: one of `DTYPES`; None for what the model was saved in.
 
     Raises:
         SteerError: there is no such model, device or dtype.
@@ -28,6 +59,9 @@ def load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
 
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
+    wanted = None if dtype is None else getattr(torch, dtype)
+    if device == AUTO:
+        return load_model(name, device_map=AUTO, dtype=wanted)
     where = device or _default_device()
     try:
         torch.empty(1, device=where)
@@ -35,7 +69,7 @@ def load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SteerError(f"there is no device {where!r} here: {str(error).splitlines()[0]}") from error
     model, processor = load_model(name)
-    return model.to(device=where, dtype=None if dtype is None else getattr(torch, dtype)), processor
+    return model.to(device=where, dtype=wanted), processor
 
 
 def is_main_process() -> bool:

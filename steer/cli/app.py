@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated
 
 import typer
+import typer.main
 
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
-from ..errors import PluginError, SteerError
+from ..errors import PluginError
 from . import bench, check, demo, eval, fit, fold, generate, inspect, look, memory, methods, predict, profile
+from ._errors import EXIT_INTERRUPTED, told
+from ._help import HELP, in_few_columns
 from ._output import say
+from ._shells import InstallCompletion, ShowCompletion, know_shells
 
-EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
+# Commands by what one wants; `--help` shows them so.
+PANELS: dict[str, tuple[ModuleType, ...]] = {
+    "Look": (demo, methods, inspect, look),
+    "Learn": (fit, memory),
+    "Use": (generate, predict, fold),
+    "Measure": (eval, profile, check, bench),
+    "Make": (),
+}
 
 
 def build_app() -> typer.Typer:
@@ -25,13 +36,18 @@ def build_app() -> typer.Typer:
         help="Adapt any Hugging Face vision-language model without touching its weights.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 a check failed.",
+        add_completion=False,
+        context_settings={"help_option_names": HELP},
+        epilog="Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 a check failed, 130 interrupted.",
     )
     app.callback()(_options)
-    for module in (inspect, check, methods, demo, fit, generate, predict, eval, profile, look, fold, bench):
-        app.command(module.__name__.rpartition(".")[2])(module.command)
-    app.add_typer(memory.app, name="memory")
+    for panel, modules in PANELS.items():
+        for module in modules:
+            name = module.__name__.rpartition(".")[2].replace("_", "-")
+            if hasattr(module, "app"):
+                app.add_typer(module.app, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(module.command)
     for name, source in sources(manager()).items():
         _add_plugin_commands(app, name, source)
     return app
@@ -43,18 +59,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Accepted before and after the command's name: one finds out that one needs it after typing the whole line.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if words[-1:] == ["-h"]:  # not an option, which would cost every page of help a column
+        words[-1:] = HELP
     try:
-        build_app()(words, prog_name="steer")
-    except KeyboardInterrupt:
-        say("interrupted")
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        know_shells()
+        command = typer.main.get_command(build_app())
+        in_few_columns(command)
+        # Not standalone: typer would draw boxes around errors, which are one line here.
+        code = command.main(words, prog_name="steer", standalone_mode=False)
     except Exception as error:
         if debug:
             raise
-        expected = isinstance(error, SteerError)
-        kind = "" if expected else f"{type(error).__name__}: "
-        say(f"{kind}{error}" + ("" if expected else " (--debug shows where)"))
-        raise SystemExit(EXIT_ERROR) from None
+        message, code = told(error)
+        if message:
+            say(message)
+        raise SystemExit(code) from None
+    if code == EXIT_INTERRUPTED:
+        say("interrupted")
+    raise SystemExit(code or 0)
 
 
 def _print_version(asked: bool) -> None:
@@ -67,7 +89,11 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole trace of an error; may stand anywhere.")
+    ] = False,
+    show_completion: ShowCompletion = None,
+    install_completion: InstallCompletion = None,
 ) -> None:
     """Adapt any Hugging Face vision-language model without touching its weights."""
 

@@ -7,30 +7,38 @@ from typing import Annotated
 
 import typer
 
+from ._asking import Prompt
+from ._data import Seed
+from ._errors import EXIT_FAILED
+from ._model import Device, Dtype, ModelArgument, load
 from ._output import AsJson, print_json, print_table, progress, quiet_in_a_pipe
-
-EXIT_FAILED = 3
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Zoo name (tiny-vlm), folder or hub id.")],
+    model: ModelArgument,
     every_head: Annotated[
         bool, typer.Option("--every-head", help="Try the head edit on every head, not on a sample of them.")
     ] = False,
-    prompt: Annotated[str, typer.Option(help="What to ask about a made-up picture.")] = "What is in the picture?",
+    prompt: Prompt = "What is in the picture?",
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Check on a model that sessions are exact, restore it, and reach its heads."""
+    """Try the promises of this library on your own model.
+
+    Sessions are exact, restore the model and reach its heads. The prompt is asked about a made-up picture.
+    """
     from .._checks import plan
     from .._inputs import chat_inputs, random_inputs
     from .._inspecting import inspect
-    from .._loading import load_model
 
     quiet_in_a_pipe()
-    loaded, processor = load_model(model)
+    loaded, processor = load(model, device, dtype)
     model_map = inspect(loaded)
-    images = [_picture()] if getattr(processor, "image_processor", None) is not None else []
-    inputs = chat_inputs(loaded, processor, prompt, images) if processor is not None else random_inputs(loaded)
+    images = [_picture(seed)] if getattr(processor, "image_processor", None) is not None else []
+    chat = processor is not None
+    inputs = chat_inputs(loaded, processor, prompt, images) if chat else random_inputs(loaded, seed=seed)
     checks = [check for job in progress(plan(loaded, model_map, inputs, every_head), "checking") for check in job()]
     failed = [check for check in checks if check.status == "fail"]
     if json:
@@ -44,9 +52,9 @@ def command(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _picture() -> object:
+def _picture(seed: int) -> object:
     """Noise in colours: no region is like another, so that no head can leave the output as it was."""
     import numpy
     from PIL import Image
 
-    return Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=numpy.uint8))
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 256, (224, 224, 3), dtype=numpy.uint8))

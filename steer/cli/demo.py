@@ -10,62 +10,76 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import SteerError
-from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+from ._asking import method_option
+from ._complete import offer, tasks
+from ._data import Seed, limit_option, shots_option
+from ._model import Device, Dtype, load
+from ._output import AsJson, Png, check_file, print_json, print_table, quiet_in_a_pipe
 
 if TYPE_CHECKING:
     from .._demo import Row
 
-METHODS = ["icv", "task_vector", "function_vector"]
+MODEL = "tiny-vlm"
 
 
 def command(
     task: Annotated[
-        str, typer.Option(help="A task of the zoo, such as colour, count, kind or if-animal.")
+        str,
+        typer.Option(
+            metavar="TASK",
+            help="A task of the zoo, such as colour, count, kind or if-animal.",
+            autocompletion=offer(tasks),
+        ),
     ] = "position",
-    method: Annotated[list[str] | None, typer.Option(help="Which methods; may be given several times.")] = None,
-    shots: Annotated[int, typer.Option(min=4, max=16, help="Demonstrations, for the prompt and for the methods.")] = 16,
-    queries: Annotated[int, typer.Option(min=1, help="Held-out pictures to ask about.")] = 120,
-    seed: Annotated[int, typer.Option(help="Of the choice of pictures and whatever else is drawn.")] = 0,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("steer-demo.png"),
+    method: Annotated[
+        list[str] | None, method_option("by its name; repeatable; by default those with settings for this demo")
+    ] = None,
+    shots: Annotated[int, shots_option("demonstrations, for the prompt and for the methods", least=4, most=16)] = 16,
+    limit: Annotated[int, limit_option("held-out pictures that are asked about")] = 120,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    png: Png = Path("steer-demo.png"),
     json: AsJson = False,
 ) -> None:
-    """Teach the shipped model a task by demonstrations: in its prompt, and as vectors that stand for them."""
+    """See in a minute what this is about, on the shipped model.
+
+    It is taught a task by demonstrations: in its prompt, and as vectors that stand for them.
+    """
     import time
 
-    from .. import zoo
-    from .._demo import Demo
+    from .._demo import Demo, shown
     from .._demo_picture import draw
     from .._inspecting import inspect
     from ..files import write_whole
 
     start = time.perf_counter()
     _quiet()
-    if not out.absolute().parent.is_dir():
-        raise SteerError(f"there is no folder {out.absolute().parent} to write {out.name} into")
-    model, processor = zoo.load("tiny-vlm")
-    demo = Demo(model, processor, task, shots, queries, seed)
+    check_file(png)
+    model, processor = load(MODEL, device, dtype)
+    demo = Demo(model, processor, task, shots, limit, seed)
     if not json:
         print(inspect(model))
         asks = f"The question is {demo.asked[0].question!r}; there are {shots} demonstrations."
         print(f"\ntask {task!r}: {demo.about}. {asks}\n", flush=True)
     with _one_thread():
-        demo.run(METHODS if method is None else method)
-    write_whole(out.absolute(), _png(draw(demo)))
+        demo.run(method or shown())
+    if png is not None:
+        write_whole(png.absolute(), _png(draw(demo)))
     seconds = time.perf_counter() - start
     if json:
-        data = {"task": task, "about": demo.about, "shots": shots, "queries": queries, "seed": seed}
+        data = {"task": task, "about": demo.about, "shots": shots, "limit": limit, "seed": seed}
         rows = [row.to_dict() for row in demo.rows]
-        print_json({**data, "rows": rows, "picture": str(out.absolute()), "seconds": round(seconds, 1)})
+        print_json({**data, "rows": rows, "png": png and str(png.absolute()), "seconds": round(seconds, 1)})
         return
     columns = ("", "accuracy", "tokens / query", "ms / query", "s to fit")
     print_table(columns, [_cells(row) for row in demo.rows])
-    print(f"accuracy: on {queries} held-out pictures, ± one standard error")
+    print(f"accuracy: on {limit} held-out pictures, ± one standard error")
     print("ms: the median for one query at a time, its picture and two new tokens included")
     print(f"methods see the demonstrations; a layer is chosen on {len(demo.dev)} other pictures, not asked about")
     for name, settings in demo.settings.items():
         print(f"{name}: {', '.join(f'{key}={value}' for key, value in settings.items())}")
-    print(f"picture: {out.absolute()}   ({seconds:.0f} s in all)")
+    print(f"saved: {png and png.absolute()}   ({seconds:.0f} s in all)")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

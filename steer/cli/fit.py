@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SteerError
-from ._data import examples
+from ._asking import config_option
+from ._complete import methods, offer
+from ._data import LABELLED, Limit, Seed, data_option, examples, shots_option
 from ._labelled import Classes, Read, SkipUnreadable, Wanted, refuse
 from ._model import Device, Dtype, ModelName, is_main_process, load
-from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+from ._output import AsJson, check_folder, out_option, print_json, print_table, quiet_in_a_pipe
+from ._resuming import checkpoints_option, resumable
 
 if TYPE_CHECKING:
     from .._evaluating import Row
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 
 def command(
-    method: Annotated[str, typer.Argument(help="A method's name; `steer methods` lists them.")],
-    model: ModelName,
-    data: Annotated[
+    method: Annotated[
         str,
-        typer.Option(
-            help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK. Labelled pictures: class "
-            "folders (in train, if it is there), a .csv, .tsv or .jsonl file, a Hugging Face data set, or zoo:SET."
+        typer.Argument(
+            metavar="METHOD", help="A method's name; `steer methods` lists them.", autocompletion=offer(methods)
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "--output", help="The folder to save the method in.")],
+    model: ModelName,
+    data: Annotated[str, data_option("train", LABELLED.format(role="train"))],
+    out: Annotated[Path, out_option("the method")],
     dev: Annotated[
         str | None,
         typer.Option(
-            help="What to choose by, as --data; else a quarter of the examples, or none of the labelled pictures."
+            metavar="DATA",
+            help="What to choose by, as --data; else a quarter of the examples, or none of the labelled pictures.",
         ),
     ] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="So many labelled pictures of each class.")] = None,
+    shots: Annotated[int | None, shots_option("labelled pictures of each class", least=1)] = None,
     allow_fewer: Annotated[
         bool, typer.Option("--allow-fewer", help="With --shots: take what there is of classes that have fewer.")
     ] = False,
@@ -56,25 +56,27 @@ def command(
         str | None, typer.Option(help="How pictures are perturbed in each step, as the method's fit says.")
     ] = None,
     sentences: Annotated[
-        Path | None, typer.Option(help="A JSON file: for each class a list of sentences about it.")
+        Path | None, typer.Option(metavar="FILE", help="A JSON file: for each class a list of sentences about it.")
     ] = None,
-    config: Annotated[list[str] | None, typer.Option(help="key=value: a field of the method; repeatable.")] = None,
+    config: Annotated[list[str] | None, config_option("the method")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value: an option of fitting, such as lr; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of fitting, such as lr; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take so many examples of --data at most.")] = None,
+    seed: Seed = 0,
+    limit: Limit = None,
     device: Device = None,
     dtype: Dtype = None,
-    checkpoints: Annotated[
-        Path | None, typer.Option(help="Where a fit that is interrupted goes on from; OUT/checkpoints by default.")
-    ] = None,
+    checkpoints: Annotated[Path | None, checkpoints_option("OUT/checkpoints")] = None,
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Do not remove OUT/checkpoints at the end.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Fit a method to a model, and save it. The same command goes on with a fit that was interrupted."""
+    """Learn a method from examples or labelled pictures.
+
+    The same command goes on with a fit that was interrupted.
+    """
     from ..registry import create, method_class
     from . import _fit_labelled
     from ._settings import config_hints, fit_hints, parse
@@ -103,7 +105,7 @@ def command(
     options |= {"folder": folder} if folder is not None else {}
     options |= {"progress": is_main_process()} if "progress" in takes else {}
     start = time.perf_counter()
-    with _resumable(folder):
+    with resumable(folder):
         made.fit(loaded, processor, fitted_on, seed=seed, **options)
     seconds = time.perf_counter() - start
     _wait_for_all()
@@ -138,8 +140,7 @@ def _report(method: Method, before: Row, after: Row, record: dict[str, Any], giv
 
 def _checkpoint_folder(cls: type[Method], out: Path, asked: Path | None) -> Path | None:
     """Where checkpoints go; None for a method that makes none."""
-    if out.exists() and not out.is_dir():
-        raise SteerError(f"{out} is a file; --out is the folder to save the method in")
+    check_folder(out, "the method")
     if "folder" in inspect.signature(cls.fit).parameters:
         return asked or out / "checkpoints"
     if asked is not None:
@@ -165,17 +166,6 @@ def _measured(model: Any, processor: Any, method: Method, queries: list[Example]
 
     run, template = Evaluation(model, processor, queries), getattr(method, "template", None)
     return run.measure(Way("before", template=template)), run.measure(Way("after", method, template=template))
-
-
-@contextmanager
-def _resumable(folder: Path | None) -> Iterator[None]:
-    """Say how to go on after an interrupt, where there is something to go on from."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if is_main_process() and folder is not None and folder.is_dir() and any(folder.iterdir()):
-            print(f"steer: the same command goes on from {folder.absolute()}", file=sys.stderr)
-        raise
 
 
 def _wait_for_all() -> None:

@@ -12,25 +12,28 @@ from typing import Annotated
 import typer
 
 from ..errors import SteerError
-from ._output import AsJson, print_json, quiet_in_a_pipe
+from ._asking import SAVED, method_option
+from ._model import Device, Dtype, ModelName, load
+from ._output import AsJson, check_file, check_folder, out_option, print_json, quiet_in_a_pipe
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Zoo name (tiny-vlm), folder or hub id.")],
-    method: Annotated[list[str], typer.Argument(help="A saved method's folder or hub id, or several.")],
-    out: Annotated[Path, typer.Option(help="The folder to write the checkpoint to.")],
+    model: ModelName,
+    method: Annotated[list[str], method_option(f"{SAVED}; repeatable")],
+    out: Annotated[Path, out_option("the checkpoint")],
     force: Annotated[bool, typer.Option("--force", help="Replace what is in that folder.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Fold methods into a checkpoint that transformers and servers load without steer."""
+    """Write a method into a checkpoint that needs no steer."""
     from .._folding import fold
-    from .._loading import load_model
-    from ..registry import load
+    from ..registry import load as load_method
 
     quiet_in_a_pipe()
     _check(out, force)
-    loaded, processor = load_model(model)
-    folded = fold(loaded, *(load(path, loaded) for path in method))
+    loaded, processor = load(model, device, dtype)
+    folded = fold(loaded, *(load_method(path, loaded) for path in method))
     _write(out, lambda folder: folded.save_pretrained(folder, processor))
     if json:
         print_json(
@@ -51,12 +54,11 @@ def command(
 
 
 def _check(out: Path, force: bool) -> None:
-    if out.is_file():
-        raise SteerError(f"{out} is a file; --out takes a folder")
+    check_folder(out, "the checkpoint")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise SteerError(f"{out} is not empty; choose another folder, or --force to replace what is in it")
-    if not out.absolute().parent.is_dir():
-        raise SteerError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+    if not out.exists():
+        check_file(out)
 
 
 def _write(out: Path, save: Callable[[Path], None]) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from .._inspecting import inspect
+from ._model import ModelArgument
 from ._output import AsJson, print_json, quiet_in_a_pipe
 
 
-def command(
-    model: Annotated[str, typer.Argument(help="Zoo name, hub id, folder or config.json.")],
-    json: AsJson = False,
-) -> None:
-    """Show a model's towers, layers and heads; built on the meta device, so any size will do."""
+def command(model: ModelArgument, json: AsJson = False) -> None:
+    """Show a model's towers, layers and heads, of any size.
+
+    MODEL may also be a config.json. Nothing is loaded: the model is built on the meta device.
+    """
     from .. import zoo
 
     quiet_in_a_pipe()

@@ -8,62 +8,65 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ..errors import SteerError
-from ._model import Device, Dtype, load
-from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+from ._asking import Config, MaxNewTokens, Methods, Prompt, SomeImages, Template, attention_option, measure_option
+from ._model import Device, Dtype, ModelName, load
+from ._output import (
+    AsJson,
+    Html,
+    Png,
+    check_drawing,
+    check_file,
+    print_json,
+    print_table,
+    quiet_in_a_pipe,
+    top_option,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..look import Look, Token
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Zoo name (tiny-vlm), folder or hub id of a model that writes text.")],
-    prompt: Annotated[str, typer.Option(help="The user's words.")],
-    image: Annotated[list[Path], typer.Option(help="A picture's file; may be given several times.")],
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A saved method's folder or hub id, or the name of one that needs no fitting; may be given several "
-            "times, applied in order."
-        ),
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value: a field of the --method given by name; name.key=value of one of several."),
-    ] = None,
+    model: ModelName,
+    prompt: Prompt,
+    image: SomeImages,
+    method: Methods = None,
+    config: Config = None,
     heads: Annotated[
         str | None, typer.Option(help="Which, as layer.head with commas between: 3.1,3.4; all by default.")
     ] = None,
     head_map: Annotated[
         Path | None, typer.Option(help="The top heads of a profile saved by steer profile, instead of --heads.")
     ] = None,
-    measure: Annotated[str | None, typer.Option(help="With --head-map: by which of its measures.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="With --head-map: how many heads.")] = 10,
+    measure: Annotated[str | None, measure_option("with --head-map, one that it has")] = None,
+    top: Annotated[int, top_option("first heads of --head-map")] = 10,
     query: Annotated[
         str, typer.Option(help="Whose attention: last, the prompt's last token; or a piece of the prompt.")
     ] = "last",
-    attention: Annotated[
-        str | None, typer.Option(help="self or cross; by default cross in encoder-decoders, else self.")
-    ] = None,
+    attention: Annotated[str | None, attention_option("by default cross in encoder-decoders")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to list with their probabilities.")] = 10,
-    template: Annotated[
-        str | None, typer.Option(help="How the prompt is written, if not by the method or the processor's template.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 16,
+    template: Template = None,
+    max_new_tokens: MaxNewTokens = 16,
     device: Device = None,
     dtype: Dtype = None,
-    png: Annotated[Path | None, typer.Option(help="A picture to write; needs matplotlib.")] = None,
-    html: Annotated[Path | None, typer.Option(help="A page to write, to choose heads and point at tokens.")] = None,
+    png: Png = None,
+    html: Html = None,
     json: AsJson = False,
 ) -> None:
-    """Show attention over a picture and the answer's first token, of the model alone and with methods attached."""
+    """Draw where a model looks, before and after a method.
+
+    Attention over the pictures and the probabilities of the answer's first token, of the model alone and with methods.
+    """
     from ..data import opened
     from ..look import look
-    from ..look.found import in_a_folder
     from ..profiling import HeadMap
     from ._named import methods_of
 
     quiet_in_a_pipe()
-    written = {name: in_a_folder(path) for name, path in {"png": png, "html": html}.items() if path is not None}
+    for path in (png, html):
+        check_file(path)
+    if png is not None:
+        check_drawing()
     if heads is not None and head_map is not None:
         raise SteerError("--heads and --head-map both say which heads; give one of them")
     if measure is not None and head_map is None:
@@ -93,12 +96,13 @@ def command(
         found.png(png)
     if html is not None:
         found.html(html)
+    written = {name: str(path.absolute()) for name, path in {"png": png, "html": html}.items() if path is not None}
     if json:
-        print_json({"model": model, **found.as_dict(), **{name: str(path) for name, path in written.items()}})
+        print_json({"model": model, **found.as_dict(), **written})
         return
     _report(found)
-    for path in written.values():
-        print(f"saved: {path}")
+    for place in written.values():
+        print(f"saved: {place}")
 
 
 def _pairs(text: str) -> list[tuple[int, int]]:

@@ -11,57 +11,64 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SteerError, unknown_name
-from ._data import examples
-from ._model import Device, Dtype, load
-from ._output import AsJson, print_json, print_table, quiet_in_a_pipe
+from ._asking import Images, MaxNewTokens, Prompt, Template, config_option, method_option
+from ._data import Data, Limit, Seed, data_option, examples
+from ._model import Device, Dtype, ModelName, load
+from ._output import AsJson, Png, check_file, check_folder, out_option, print_json, print_table, quiet_in_a_pipe
 
 if TYPE_CHECKING:
     from ..examples import Example
     from ..memory import MemoryMethod
 
-app = typer.Typer(no_args_is_help=True, help="Read demonstrations once, keep some of them, and ask again and again.")
+app = typer.Typer(no_args_is_help=True, help="Read demonstrations once, keep a small cache, ask it often.")
 
-Folder = Annotated[Path, typer.Argument(help="A saved memory's folder.")]
-Model = Annotated[str, typer.Argument(help="Zoo name (tiny-vlm), folder or hub id.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A saved memory's folder.")]
 
 
 @app.command()
 def build(
-    model: Model,
-    data: Annotated[str, typer.Option(help="A folder (its train.jsonl, or its only file), a .jsonl file or zoo:TASK.")],
-    out: Annotated[Path, typer.Option(help="The folder to save the memory in.")],
-    method: Annotated[str, typer.Option(help="A method that makes memories; `steer methods` lists all.")] = "emloc",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value: a field of the method; repeatable.")
-    ] = None,
+    model: ModelName,
+    data: Data,
+    method: Annotated[str, method_option("one that makes memories, by its name")],
+    out: Annotated[Path, out_option("the memory")],
+    config: Annotated[list[str] | None, config_option("the method")] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Demonstrations that are read at a time.")] = 4,
     probes: Annotated[int, typer.Option(min=0, help="Examples held out of --data for the certificate.")] = 0,
-    certify: Annotated[
-        bool, typer.Option("--certificate/--no-certificate", help="Compare with the whole context, which is read once.")
-    ] = True,
-    template: Annotated[str | None, typer.Option(help="How an example is written; else the model's own way.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is held out, and of the zoo's pictures.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take so many examples of --data at most.")] = None,
+    no_certificate: Annotated[
+        bool, typer.Option("--no-certificate", help="Do not compare with the whole context, which is read once for it.")
+    ] = False,
+    template: Template = None,
+    seed: Seed = 0,
+    limit: Limit = None,
     device: Device = None,
     dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Read demonstrations, keep some of their keys and values, and save them with a certificate."""
+    """Read demonstrations, and save what a method keeps of them.
+
+    The certificate says how far answers are from those after the whole context.
+    """
     from ..memory.files import read
     from ._memory import summary
 
     quiet_in_a_pipe()
-    if out.exists() and not out.is_dir():
-        raise SteerError(f"{out} is a file; --out is the folder to save the memory in")
-    made = _method(method, set_ or [])
-    if probes and not certify:
+    check_folder(out, "the memory")
+    made = _method(method, config or [])
+    if probes and no_certificate:
         raise SteerError("--probes are for the certificate; leave them or --no-certificate out")
     taken = {"source": data, "seed": seed, "limit": limit, "probes": probes}
     shown, held = _demonstrations(data, seed, limit, probes)
     loaded, processor = load(model, device, dtype)
     start = time.perf_counter()
     memory = made.build(
-        loaded, processor, shown, chunk=chunk, template=template, probes=held, certify=certify, progress=not json
+        loaded,
+        processor,
+        shown,
+        chunk=chunk,
+        template=template,
+        probes=held,
+        certify=not no_certificate,
+        progress=not json,
     )
     seconds = time.perf_counter() - start
     memory = replace(memory, info={**memory.info, "data": taken}).bind(loaded)
@@ -77,16 +84,21 @@ def build(
 @app.command()
 def show(
     folder: Folder,
-    png: Annotated[Path | None, typer.Option(help="A picture to write: layers by tokens, what was kept.")] = None,
+    png: Png = None,
     data: Annotated[
-        str | None, typer.Option(help="What it was built of: with --png also the patches of its pictures.")
+        str | None,
+        data_option(more="What the memory was built of: with --png, the patches of its pictures are drawn too."),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """What a saved memory kept in each layer, and what its certificate says. Needs no model."""
+    """Say what a saved memory kept, and how well; needs no model.
+
+    The picture has layers down and tokens across.
+    """
     from ..memory.files import read
     from ._memory import summary
 
+    check_file(png)
     saved = read(folder)
     if data is not None and png is None:
         raise SteerError("--data is for the picture: give --png FILE too")
@@ -95,8 +107,6 @@ def show(
 
         pictures = [] if data is None else [image for one in _read_by(saved, data) for image in one.images]
         tensors = saved.tensors
-        if not png.absolute().parent.is_dir():
-            raise SteerError(f"there is no folder {png.absolute().parent} to write {png.name} into")
         draw(saved.layers(), tensors["images"], tensors["mask"], png, pictures)
     if json:
         print_json(summary(saved))
@@ -109,28 +119,28 @@ def show(
 @app.command()
 def ask(
     folder: Folder,
-    model: Model,
-    question: Annotated[str, typer.Argument(help="The user's words.")],
-    image: Annotated[list[Path] | None, typer.Option(help="A picture's file; may be given several times.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How much to write at most.")] = 8,
+    model: ModelName,
+    prompt: Prompt,
+    image: Images = None,
+    max_new_tokens: MaxNewTokens = 8,
     device: Device = None,
     dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Answer a question after what a memory has read."""
+    """Answer a prompt after what a memory has read."""
+    from ..data import opened
     from ..examples import Example
     from ..memory import Memory
-    from .generate import _open
 
     quiet_in_a_pipe()
-    pictures = tuple(_open(path) for path in image or ())
+    pictures = tuple(opened(path) for path in image or ())
     loaded, processor = load(model, device, dtype)
     memory = Memory.load(folder, loaded, processor=processor)
-    query = Example(question, images=pictures)
+    query = Example(prompt, images=pictures)
     template = memory.info.get("template")
     answer = memory.ask(loaded, processor, [query], template=template, max_new_tokens=max_new_tokens)[0]
     if json:
-        print_json({"memory": str(folder.absolute()), "model": model, "question": question, "answer": answer})
+        print_json({"memory": str(folder.absolute()), "model": model, "prompt": prompt, "answer": answer})
     else:
         print(answer)
 
@@ -149,7 +159,7 @@ def _method(name: str, pairs: list[str]) -> MemoryMethod:
     if not issubclass(cls, MemoryMethod):
         able = [one for one in methods() if issubclass(method_class(one), MemoryMethod)]
         raise unknown_name("method that makes memories", name, able, f"{name!r} is fitted: `steer fit {name}`")
-    made = create(name, **parse(pairs, config_hints(cls), "--set", f"field of method {name!r}"))
+    made = create(name, **parse(pairs, config_hints(cls), "--config", f"configuration field of method {name!r}"))
     assert isinstance(made, MemoryMethod)
     return made
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..errors import SteerError
-from ._model import Device, Dtype, ModelName, load
-from ._output import AsJson, print_json, print_table, progress, quiet_in_a_pipe, say
+from ._asking import SAVED, method_option
+from ._labelled import SkipUnreadable, class_names, classes_option
+from ._model import BatchSize, Device, Dtype, ModelName, load
+from ._output import AsJson, print_json, print_table, progress, quiet_in_a_pipe, say, top_option
 
 if TYPE_CHECKING:
     import torch
@@ -21,32 +23,29 @@ _NAMED = 20
 
 
 def command(
-    method: Annotated[str, typer.Argument(help="A saved method's folder or hub id.")],
-    images: Annotated[list[Path], typer.Argument(help="Files of pictures, or folders with such.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURES", help="Files of pictures, or folders with such.")
+    ],
     model: ModelName,
-    classes: Annotated[
-        str | None, typer.Option(help="Others than the method's: a,b,c or a file with a name on each line.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="So many of the likeliest classes of each picture.")] = 1,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read, and name them.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 16,
+    method: Annotated[str, method_option(SAVED)],
+    classes: Annotated[str | None, classes_option("others than the method's")] = None,
+    top: Annotated[int, top_option("likeliest classes of each picture")] = 1,
+    skip_unreadable: SkipUnreadable = False,
+    batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Say which class each picture is of, and how likely that is."""
+    """Say which class pictures are of, by a fitted method."""
     from ..registry import load as load_method
-    from ._labelled import class_names
 
     quiet_in_a_pipe()
     # Any, because a method that reads labelled pictures has more than `Method` does.
     found: Any = load_method(method)
     if found.reads != "labelled":
-        raise SteerError(f"method {found.name!r} does not name classes; steer generate MODEL --method {method}")
+        raise SteerError(f"method {found.name!r} does not name classes; steer generate --model M --method {method}")
     names = None if classes is None else class_names(classes)
-    readable, problems = _read(images)
+    readable, problems = _read(pictures)
     if problems and not skip_unreadable:
         listed = "; ".join(problems[:_NAMED]) + ("; ..." if len(problems) > _NAMED else "")
         count = f"{len(problems)} of {len(problems) + len(readable)}"

@@ -13,12 +13,16 @@ MISSING = ("inspect", "no-such-model")
 WRONG = {
     "a model that does not exist": (MISSING, 1, ["no-such-model", "hub id"]),
     "a check on it": (("check", "no-such-model"), 1, ["no-such-model"]),
-    "no picture": (("generate", "tiny-vlm", "--prompt", "x", "--image", "no.png"), 1, ["no.png"]),
-    "no method": (("generate", "tiny-vlm", "--prompt", "x", "--method", "no-folder"), 1, ["no-folder"]),
+    "no picture": (("generate", "--model", "tiny-vlm", "--prompt", "x", "--image", "no.png"), 1, ["no.png"]),
+    "no method": (("generate", "--model", "tiny-vlm", "--prompt", "x", "--method", "no-folder"), 1, ["no-folder"]),
     "no command": (("no-command",), 2, ["no-command"]),
     "no option": (("methods", "--no-option"), 2, ["--no-option"]),
-    "no argument": (("inspect",), 2, ["model"]),
-    "not a number": (("generate", "tiny-vlm", "--prompt", "x", "--max-new-tokens", "0"), 2, ["max-new-tokens"]),
+    "no argument": (("inspect",), 2, ["MODEL"]),
+    "not a number": (
+        ("generate", "--model", "tiny-vlm", "--prompt", "x", "--max-new-tokens", "0"),
+        2,
+        ["max-new-tokens"],
+    ),
 }
 
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 import steer
 
-FEW = ("--queries", 6, "--shots", 6, "--method", "icv", "--method", "task_vector")
+FEW = ("--limit", 6, "--shots", 6, "--method", "icv", "--method", "task_vector")
 
 
 def test_the_numbers_as_json_and_the_picture(steer_cli, tmp_path):
-    ran = steer_cli("demo", "--task", "colour", *FEW, "--out", tmp_path / "demo.png", "--json")
+    ran = steer_cli("demo", "--task", "colour", *FEW, "--png", tmp_path / "demo.png", "--json")
     assert ran.code == 0, ran.err
     assert ran.err == ""
     data = json.loads(ran.out)
@@ -27,7 +27,7 @@ def test_the_numbers_as_json_and_the_picture(steer_cli, tmp_path):
     # A picture is nine tokens and the question one; a demonstration adds its answer and the end of the turn.
     assert rows["zero-shot"]["tokens_per_query"] == rows["task_vector"]["tokens_per_query"] == 10
     assert rows["6-shot in context"]["tokens_per_query"] == 10 + 6 * 12
-    picture = Image.open(data["picture"])
+    picture = Image.open(data["png"])
     assert picture.size[0] > 700
     assert len(picture.getcolors(1 << 20)) > 500
     assert [file.name for file in tmp_path.iterdir()] == ["demo.png"]
@@ -35,7 +35,7 @@ def test_the_numbers_as_json_and_the_picture(steer_cli, tmp_path):
 
 def test_the_map_and_a_table_in_the_current_folder(steer_cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ran = steer_cli("demo", "--task", "if-animal", "--queries", 2, "--shots", 4, "--method", "icv")
+    ran = steer_cli("demo", "--task", "if-animal", "--limit", 2, "--shots", 4, "--method", "icv")
     assert ran.code == 0, ran.err
     assert str(steer.inspect(steer.zoo.load()[0])) in ran.out
     for fact in (
@@ -57,13 +57,13 @@ def test_the_map_and_a_table_in_the_current_folder(steer_cli, tmp_path, monkeypa
     [
         (("--task", "color"), ["'color'", "colour"]),
         (("--method", "icvv"), ["'icvv'", "icv"]),
-        (("--queries", "100000"), ["100000 queries", "720"]),
-        (("--out", "no-folder/demo.png"), ["no-folder"]),
+        (("--limit", "100000"), ["100000 queries", "720"]),
+        (("--png", "no-folder/demo.png"), ["no-folder"]),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_one_line(steer_cli, tmp_path, monkeypatch, arguments, facts):
     monkeypatch.chdir(tmp_path)
-    few = ("--queries", 2, "--shots", 4, "--method", "icv") if "--method" not in arguments else ("--shots", 4)
+    few = ("--limit", 2, "--shots", 4, "--method", "icv") if "--method" not in arguments else ("--shots", 4)
     ran = steer_cli("demo", *few, *arguments)
     assert ran.code == 1
     assert ran.err.count("\n") == 1

@@ -25,7 +25,7 @@ def toy(tmp_path, plugged):
 
 def test_the_checkpoint_gives_the_methods_logits_without_steer(steer_cli, toy, tmp_path):
     out = tmp_path / "folded"
-    ran = steer_cli("fold", "tiny-vlm", tmp_path / "toy", "--out", out, "--json")
+    ran = steer_cli("fold", "--model", "tiny-vlm", "--method", tmp_path / "toy", "--out", out, "--json")
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
     assert data["switches"] == {"text_config.mlp_bias": True}
@@ -45,7 +45,7 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_told(steer_cli, toy
     out = tmp_path / "folded"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
-    arguments = ("fold", "tiny-vlm", tmp_path / "toy", "--out", out)
+    arguments = ("fold", "--model", "tiny-vlm", "--method", tmp_path / "toy", "--out", out)
     ran = steer_cli(*arguments)
     assert ran.code == 1
     assert "--force" in ran.err
@@ -68,7 +68,7 @@ def test_an_interrupted_save_leaves_what_was_there(steer_cli, toy, tmp_path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr("steer._folding.Folded.save_pretrained", broken)
-    ran = steer_cli("fold", "tiny-vlm", tmp_path / "toy", "--out", out, "--force")
+    ran = steer_cli("fold", "--model", "tiny-vlm", "--method", tmp_path / "toy", "--out", out, "--force")
     assert ran.code == 1
     assert "disk full" in ran.err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
@@ -81,7 +81,7 @@ def test_what_cannot_be_folded_is_named_and_nothing_is_written(steer_cli, tmp_pa
     method.tensors = {"vector": torch.ones(192), "layer": torch.tensor(1.0)}
     method.record_provenance(steer.inspect(model), 0, "noise")
     method.save_pretrained(tmp_path / "vector")
-    ran = steer_cli("fold", "tiny-vlm", tmp_path / "vector", "--out", tmp_path / "folded")
+    ran = steer_cli("fold", "--model", "tiny-vlm", "--method", tmp_path / "vector", "--out", tmp_path / "folded")
     assert ran.code == 1
     assert "task_vector" in ran.err
     assert not (tmp_path / "folded").exists()

@@ -30,7 +30,17 @@ def by_hand() -> str:
 
 
 def test_the_answer_is_what_the_model_gives_by_hand(steer_cli, picture):
-    arguments = ("generate", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--max-new-tokens", 3)
+    arguments = (
+        "generate",
+        "--model",
+        "tiny-vlm",
+        "--prompt",
+        EXAMPLE.question,
+        "--image",
+        picture,
+        "--max-new-tokens",
+        3,
+    )
     ran = steer_cli(*arguments)
     assert ran.code == 0, ran.err
     assert ran.out.strip() == by_hand()
@@ -45,7 +55,7 @@ def test_a_saved_method_changes_the_answer_and_the_report_says_where(steer_cli, 
     toy.tensors = {"vectors": torch.randn(4, 192, generator=torch.Generator().manual_seed(0))}
     toy.record_provenance(steer.inspect(model), 0, "noise")
     toy.save_pretrained(tmp_path / "toy")
-    arguments = ("generate", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--json")
+    arguments = ("generate", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--json")
     ran = steer_cli(*arguments, "--method", tmp_path / "toy")
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
@@ -58,7 +68,7 @@ def test_a_method_for_another_model_is_refused_with_the_difference(steer_cli, pl
 
     plugged(ToyPlugin())
     fitted().save_pretrained(tmp_path / "toy")
-    ran = steer_cli("generate", "tiny-vlm", "--prompt", "x", "--method", tmp_path / "toy")
+    ran = steer_cli("generate", "--model", "tiny-vlm", "--prompt", "x", "--method", tmp_path / "toy")
     assert ran.code == 1
     assert "width 8, here 192" in ran.err
 
@@ -69,6 +79,6 @@ def test_a_model_without_words_says_so(steer_cli, tmp_path):
     ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)).save_pretrained(
         tmp_path
     )
-    ran = steer_cli("generate", tmp_path, "--prompt", "x")
+    ran = steer_cli("generate", "--model", tmp_path, "--prompt", "x")
     assert ran.code == 1
     assert "ViTModel does not write text" in ran.err

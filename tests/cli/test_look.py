@@ -23,7 +23,7 @@ def picture(tmp_path):
 
 def test_json_is_what_the_library_finds_and_files_are_written(steer_cli, picture, tmp_path):
     png, html = tmp_path / "look.png", tmp_path / "look.html"
-    asked = ("look", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture)
+    asked = ("look", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture)
     options = ("--method", "image_focus", "--config", "beta=2", "--heads", "3.1,0.4", "--tokens", 4)
     ran = steer_cli(*asked, *options, "--png", png, "--html", html, "--json")
     assert ran.code == 0, ran.err
@@ -38,7 +38,7 @@ def test_json_is_what_the_library_finds_and_files_are_written(steer_cli, picture
 
 
 def test_the_table_names_answers_shares_and_tokens(steer_cli, picture):
-    ran = steer_cli("look", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--tokens", 3)
+    ran = steer_cli("look", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--tokens", 3)
     assert ran.code == 0, ran.err
     found = look(*steer.zoo.load(), EXAMPLE.images[0], EXAMPLE.question)
     assert found.before.answer in ran.out
@@ -53,7 +53,7 @@ def test_the_top_heads_of_a_profile(steer_cli, picture, tmp_path):
     values[2, 5], values[0, 3] = 2.0, 1.0
     fingerprint = map_of(model).fingerprint()
     HeadMap({"a": values}, {"a": values.clone()}, 1, fingerprint=fingerprint).save(tmp_path / "heads.safetensors")
-    asked = ("look", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--json")
+    asked = ("look", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--json")
     ran = steer_cli(*asked, "--head-map", tmp_path / "heads.safetensors", "--top", 2)
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["heads"] == [[2, 5], [0, 3]]
@@ -74,7 +74,7 @@ def test_the_top_heads_of_a_profile(steer_cli, picture, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(steer_cli, picture, options, said):
-    ran = steer_cli("look", "tiny-vlm", "--prompt", "x", "--image", picture, *options)
+    ran = steer_cli("look", "--model", "tiny-vlm", "--prompt", "x", "--image", picture, *options)
     assert ran.code == 1
     assert said in ran.err
     assert "Traceback" not in ran.err

@@ -18,7 +18,8 @@ from steer.memory.pictures import kept_share, patches_of
 from tests.engine.families import FAMILIES
 
 LEAN = ("--no-certificate", "--json")
-BUILD = ("memory", "build", "tiny-vlm", "--data", "zoo:colour", "--limit", 14)
+READ = ("memory", "build", "--model", "tiny-vlm", "--data", "zoo:colour", "--limit", 14)
+BUILD = (*READ, "--method", "emloc")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def folder(subject, tmp_path_factory) -> Path:
 
     made = tmp_path_factory.mktemp("memory")
     with pytest.raises(SystemExit) as left:
-        main([*map(str, BUILD), "--probes", "2", "--set", "max_divergence=0.02", "--seed", "3", "--out", str(made)])
+        main([*map(str, BUILD), "--probes", "2", "--config", "max_divergence=0.02", "--seed", "3", "--out", str(made)])
     assert left.value.code in (0, None)
     return made
 
@@ -79,7 +80,7 @@ def test_what_is_shown_is_what_is_kept(steer_cli, subject, folder):
 
 
 def test_json_of_build_is_that_of_show_and_more(steer_cli, tmp_path):
-    ran = steer_cli(*BUILD, "--method", "knorm", "--set", "keep=0.5", "--chunk", 7, "--out", tmp_path / "m", *LEAN)
+    ran = steer_cli(*READ, "--method", "knorm", "--config", "keep=0.5", "--chunk", 7, "--out", tmp_path / "m", *LEAN)
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
     shown = json.loads(steer_cli("memory", "show", tmp_path / "m", "--json").out)
@@ -93,7 +94,17 @@ def test_ask_answers_as_the_library_does(steer_cli, subject, folder, tmp_path):
     query = steer.zoo.examples("colour", "test", 1)[0]
     query.images[0].save(tmp_path / "q.png")
     answer = Memory.load(folder, model).ask(model, processor, [query])[0]
-    arguments = ("memory", "ask", folder, "tiny-vlm", query.question, "--image", tmp_path / "q.png")
+    arguments = (
+        "memory",
+        "ask",
+        folder,
+        "--model",
+        "tiny-vlm",
+        "--prompt",
+        query.question,
+        "--image",
+        tmp_path / "q.png",
+    )
     assert steer_cli(*arguments).out == f"{answer}\n"
     assert json.loads(steer_cli(*arguments, "--json").out)["answer"] == answer
     assert answer
@@ -132,20 +143,23 @@ def test_pictures_are_written(steer_cli, folder, tmp_path):
 
 WRONG = {
     "a method that makes none": (
-        (*BUILD, "--method", "icv", "--out", "o"),
+        (*READ, "--method", "icv", "--out", "o"),
         ("'icv'", "known: ", "emloc", "steer fit icv"),
     ),
-    "no method": ((*BUILD, "--method", "emlok", "--out", "o"), ("'emlok'", "did you mean 'emloc'")),
-    "no field": ((*BUILD, "--set", "max_divergance=1", "--out", "o"), ("did you mean 'max_divergence'",)),
-    "no value": ((*BUILD, "--set", "sinks=few", "--out", "o"), ("--set sinks=few", "int")),
+    "no method": ((*READ, "--method", "emlok", "--out", "o"), ("'emlok'", "did you mean 'emloc'")),
+    "no field": ((*BUILD, "--config", "max_divergance=1", "--out", "o"), ("did you mean 'max_divergence'",)),
+    "no value": ((*BUILD, "--config", "sinks=few", "--out", "o"), ("--config sinks=few", "int")),
     "all held out": ((*BUILD, "--probes", 14, "--out", "o"), ("14 examples", "--probes")),
     "probes for nothing": ((*BUILD, "--probes", 2, "--no-certificate", "--out", "o"), ("--probes", "--no-certificate")),
     "no folder": (("memory", "show", "nowhere"), ("nowhere", "steer_memory.json")),
-    "another model": (("memory", "ask", "FOLDER", "OTHER", "what?"), ("no zoo model",)),
+    "another model": (("memory", "ask", "FOLDER", "--model", "OTHER", "--prompt", "what?"), ("no zoo model",)),
     "data without a picture": (("memory", "show", "FOLDER", "--data", "zoo:colour"), ("--png",)),
     "other data": (("memory", "show", "FOLDER", "--png", "x.png", "--data", "zoo:count"), ("zoo:count", "differ")),
     "no folder for the picture": (("memory", "show", "FOLDER", "--png", "no/x.png"), ("no folder",)),
-    "no picture": (("memory", "ask", "FOLDER", "tiny-vlm", "?", "--image", "no.png"), ("no.png",)),
+    "no picture": (
+        ("memory", "ask", "FOLDER", "--model", "tiny-vlm", "--prompt", "?", "--image", "no.png"),
+        ("no.png",),
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 import steer
 from steer.profiling import patching
 
-ASKED = ("profile", "tiny-vlm", "--data", "zoo:colour", "--limit", 6, "--samples", 3, "--shots", 2)
+ASKED = ("profile", "--model", "tiny-vlm", "--data", "zoo:colour", "--limit", 6, "--samples", 3, "--shots", 2)
 
 
 def by_call(**options) -> steer.HeadMap:

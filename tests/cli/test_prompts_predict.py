@@ -36,7 +36,18 @@ def test_it_is_what_the_library_predicts(steer_cli, tiny_clip, pets, saved, more
     # A folder is taken with what is below it, in the order of the names.
     given = [pets / "test", pets / "val" / "dog" / "1.png"]
     ran = steer_cli(
-        "predict", saved / "tip", *given, "--model", tiny_clip, "--top", 3, "--json", "--batch-size", 5, *more
+        "predict",
+        "--method",
+        saved / "tip",
+        *given,
+        "--model",
+        tiny_clip,
+        "--top",
+        3,
+        "--json",
+        "--batch-size",
+        5,
+        *more,
     )
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
@@ -55,12 +66,12 @@ def test_it_is_what_the_library_predicts(steer_cli, tiny_clip, pets, saved, more
 def test_a_table_of_labels(steer_cli, tiny_clip, pets, saved):
     path = pets / "test" / "dog" / "0.png"
     found = expected(saved / "tip", tiny_clip, [path])
-    ran = steer_cli("predict", saved / "tip", path, "--model", tiny_clip)
+    ran = steer_cli("predict", "--method", saved / "tip", path, "--model", tiny_clip)
     assert ran.code == 0, ran.err
     row = next(line for line in ran.out.splitlines() if "0.png" in line)
     assert found.labels == ["dog"]
     assert [cell.strip() for cell in row.strip("│ ").split("│")] == [str(path), "dog", f"{found.top(1)[0][0][1]:.3f}"]
-    more = steer_cli("predict", saved / "tip", path, "--model", tiny_clip, "--top", 2).out
+    more = steer_cli("predict", "--method", saved / "tip", path, "--model", tiny_clip, "--top", 2).out
     name, value = found.top(2)[0][1]
     assert f"{name} {value:.3f}" in more
 
@@ -69,7 +80,7 @@ def test_unreadable_pictures_are_named_and_skipped_only_on_request(steer_cli, ti
     shutil.copy(pets / "test" / "cat" / "0.png", tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     (tmp_path / ".hidden").write_bytes(b"not looked at")
-    asked = ("predict", saved / "tip", tmp_path, tmp_path / "none.png", "--model", tiny_clip, "--json")
+    asked = ("predict", "--method", saved / "tip", tmp_path, tmp_path / "none.png", "--model", tiny_clip, "--json")
     ran = steer_cli(*asked)
     assert (ran.code, ran.out) == (1, "")
     assert all(
@@ -102,7 +113,7 @@ def test_errors_say_what_is_wrong(steer_cli, tiny_clip, pets, saved, tmp_path, a
     for one in arguments:
         first, slash, rest = one.partition("/")
         given.append(f"{places[first]}{slash}{rest}" if first in places else one)
-    ran = steer_cli("predict", *given, "--model", tiny_clip)
+    ran = steer_cli("predict", "--method", *given, "--model", tiny_clip)
     assert ran.code == 1
     assert "--debug" not in ran.err
     assert all(fact in ran.err for fact in facts), ran.err
@@ -110,12 +121,12 @@ def test_errors_say_what_is_wrong(steer_cli, tiny_clip, pets, saved, tmp_path, a
 
 def test_a_method_that_answers_questions_is_sent_to_generate(steer_cli, pets, tmp_path):
     steer.create("icv").fit(*steer.zoo.load(), steer.zoo.examples("position", "demo", 8)).save_pretrained(tmp_path)
-    ran = steer_cli("predict", tmp_path, pets / "test", "--model", "tiny-vlm")
+    ran = steer_cli("predict", "--method", tmp_path, pets / "test", "--model", "tiny-vlm")
     assert ran.code == 1
-    assert "'icv' does not name classes; steer generate MODEL --method" in ran.err
+    assert "'icv' does not name classes; steer generate --model M --method" in ran.err
 
 
 def test_a_model_that_the_method_was_not_made_for_is_refused(steer_cli, pets, saved):
-    ran = steer_cli("predict", saved / "tip", pets / "test", "--model", "tiny-clip")
+    ran = steer_cli("predict", "--method", saved / "tip", pets / "test", "--model", "tiny-clip")
     assert ran.code == 1
     assert "does not fit CLIPModel" in ran.err

@@ -205,7 +205,7 @@ def test_files_have_one_schema_and_come_out_as_they_went_in(tmp_path):
 def test_a_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     file = tmp_path / "p.png"
-    assert main(["--quick", "--kernels", "js_select", "--device", "cpu", "--plot", str(file)]) == 0
+    assert main(["--quick", "--kernels", "js_select", "--device", "cpu", "--png", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .options import Options
+from .rows import plain
 from .run import run
 from .table import show
 
@@ -20,15 +22,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything works")
     made.add_argument("--only", metavar="TEXT", help="rows whose name contains this")
     made.add_argument("--kernels", metavar="NAMES", default="", help="these only, a comma between them")
-    made.add_argument("--dtype", metavar="NAMES", default="", help="bf16, fp32; a comma between them")
+    made.add_argument("--dtype", metavar="NAMES", default="", help="bfloat16, float32; a comma between them")
     made.add_argument("--device", help="as torch names it; a GPU by default where there is one")
     made.add_argument("--threads", type=int, help="of torch, on a CPU")
     made.add_argument("--rounds", type=int, help="how often everything is timed")
-    made.add_argument("--limit", type=float, metavar="SECONDS", help="begin no further row after so long")
+    made.add_argument("--time-limit", type=float, metavar="SECONDS", help="begin no further row after so long")
     made.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes seconds a row")
     made.add_argument("--seed", type=int, default=0)
-    for name in ("json", "csv", "plot"):
-        made.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write a {name.upper()} file")
+    for name, what in (("out", "JSON"), ("csv", "CSV"), ("png", "PNG")):
+        made.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write a {what} file")
+    made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made
 
 
@@ -43,19 +46,22 @@ def main(words: Sequence[str] | None = None) -> int:
         device=given.device,
         threads=given.threads,
         rounds=given.rounds,
-        limit=given.limit,
+        limit=given.time_limit,
         compiled=not given.no_compile,
         seed=given.seed,
-        json=given.json,
+        json=given.out,
         csv=given.csv,
-        plot=given.plot,
+        plot=given.png,
     )
     try:
         about, rows = run(options)
     except ValueError as error:
         print(f"steer_kernels.bench: {error}", file=sys.stderr)
         return EXIT_USAGE
-    show(about, rows)
+    if given.json:
+        print(json.dumps({"about": about, "rows": plain(rows)}, indent=2))
+    else:
+        show(about, rows)
     if options.plot:
         from .plot import plot
 

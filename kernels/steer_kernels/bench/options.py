@@ -12,6 +12,9 @@ import torch
 from .cases import KERNELS, tasks
 from .task import DTYPES, Task
 
+# As torch names them, and as rows do.
+SHORT = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,7 +25,7 @@ class Options:
             nothing.
         only: rows whose name contains this.
         kernels: these operations only; empty: all.
-        dtypes: these only; empty: all.
+        dtypes: these only, by torch's names or the rows' own; empty: all.
         device: as torch names it; None: a GPU where there is one.
         threads: of torch on a CPU; None: as it is.
         rounds: how often everything is timed; None: by device.
@@ -63,7 +66,8 @@ class Options:
         Raises:
             ValueError: an unknown kernel or dtype, a folder that does not exist, no GPU, or nothing left to run.
         """
-        for what, asked, known in (("kernel", self.kernels, KERNELS), ("dtype", self.dtypes, tuple(DTYPES))):
+        dtypes = [SHORT.get(name, name) for name in self.dtypes]
+        for what, asked, known in (("kernel", self.kernels, KERNELS), ("dtype", dtypes, tuple(DTYPES))):
             for name in asked:
                 if name not in known:
                     near = difflib.get_close_matches(name, known, 1)
@@ -79,7 +83,7 @@ class Options:
             task
             for task in every
             if (not self.kernels or task.kernel in self.kernels)
-            and (not self.dtypes or task.short in self.dtypes)
+            and (not dtypes or task.short in dtypes)
             and (not self.only or self.only in task.label)
         ]
         if not found:

@@ -104,10 +104,14 @@ def from_json(record: dict[str, Any]) -> Row:
     return Row(**{name: value for name, value in record.items() if name in known})
 
 
+def plain(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows as plain data, what is None or empty left out."""
+    return [{k: v for k, v in asdict(row).items() if v not in (None, "", False)} for row in rows]
+
+
 def write_json(path: Path, about: dict[str, Any], rows: Iterable[Row]) -> None:
     """Machine and rows, what is None or empty left out."""
-    records = [{k: v for k, v in asdict(row).items() if v not in (None, "", False)} for row in rows]
-    lines = ",\n  ".join(json.dumps(record, ensure_ascii=False) for record in records)
+    lines = ",\n  ".join(json.dumps(record, ensure_ascii=False) for record in plain(rows))
     _replace(path, f'{{"about": {json.dumps(about, ensure_ascii=False)},\n "rows": [\n  {lines}\n]}}\n')
 
 
