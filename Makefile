@@ -1,5 +1,5 @@
-# Five verbs. `make setup` once, then the others; they use the environment in .venv.
-.PHONY: setup test lint docs bench
+# Six verbs. `make setup` once, then the others; they use the environment in .venv.
+.PHONY: setup test lint docs site bench
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -17,6 +17,9 @@ lint:
 
 docs:
 	$(BIN)/pytest tests/docs
+
+site:
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench:
 	for script in kernels/bench/*.py; do case $$script in */_*) ;; *) $(BIN)/python $$script --quick || exit 1 ;; esac; done

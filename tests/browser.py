@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -95,6 +96,26 @@ def photographed(page: Path, folder: Path, picture: Path, width: int, height: in
     _run(page, folder, width, height, f"--screenshot={picture}", *flags)
 
 
+@contextlib.contextmanager
+def browsing(address: str, folder: Path, width: int = 1200, height: int = 900) -> Iterator[None]:
+    """The browser at an address of this machine for as long as the block lasts, in real time."""
+    command = [chromium(), *FLAGS, f"--window-size={width},{height}", "--remote-debugging-port=0"]
+    with (folder / "browser.txt").open("w") as log:
+        profile = f"--user-data-dir={folder / 'profile'}"
+        running = subprocess.Popen([*command, profile, address], stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            _end(running)
+
+
+def _end(running: subprocess.Popen[bytes]) -> None:
+    """All that it started, and nothing else: it has a group of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
 def _run(page: Path, folder: Path, width: int, height: int, *flags: str) -> tuple[str, str]:
     """Standard output and standard error of the browser."""
     command = [chromium(), *FLAGS, f"--window-size={width},{height}", "--virtual-time-budget=3000", *flags]
@@ -111,10 +132,7 @@ def _run(page: Path, folder: Path, width: int, height: int, *flags: str) -> tupl
             except subprocess.TimeoutExpired:
                 code = None
             finally:
-                # All that it started, and nothing else: it has a group of its own.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.pid, signal.SIGKILL)
-                running.wait()
+                _end(running)
         if code is not None:
             break
     if code != 0:
