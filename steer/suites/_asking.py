@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .._kept import Kept
+from .._sharing import Asking
 from ..errors import SteerError
 from ..examples import Example
-from ..fitting import progress_bar
 from ..prompts import Prompt, check_writes, write
 from ._first_token import Watch, choice_tokens
 
@@ -54,10 +55,9 @@ def ask(
     wording: str = PLACE,
     template: str | None = None,
     progress: bool = True,
-    known: Mapping[str, Answer] | None = None,
-    keep: Callable[[list[Answer]], None] | None = None,
+    kept: Kept[Answer] | None = None,
 ) -> list[Answer]:
-    """Let a model answer, greedily, as it is or with a method attached.
+    """Let a model answer, greedily, as it is or with a method attached; launched processes share the questions.
 
     Args:
         model: any mapped model that writes text.
@@ -70,8 +70,7 @@ def ask(
         wording: how a question is put, with `{question}` where its own words go.
         template: how an example is written, as in `steer.prompts.encode`; None for the method's own, if it has one.
         progress: show a bar on a terminal.
-        known: answers that are there already, by key; these questions are not asked.
-        keep: called with the answers of each batch as soon as they are there.
+        kept: where answers are kept as they come; what is there already is not asked.
 
     Returns:
         One answer for each question, in their order.
@@ -85,21 +84,11 @@ def ask(
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
     if twice is not None:
         raise SteerError(f"{keys.count(twice)} questions have the key {twice!r}; each needs its own")
-    found = dict(known or {})
-    waiting = [question for question in questions if question.key not in found]
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "template": template}
     asker = _Asker(model, processor, method, choices, wording, options)
-    if waiting:
-        asker.batch(waiting[:1])  # the first call of all allocates and compiles
-    with progress_bar(progress) as bar:
-        task = bar.add_task(f"asking {method.name if method is not None else 'the model alone'}", total=len(waiting))
-        for start in range(0, len(waiting), batch_size):
-            answers = asker.batch(waiting[start : start + batch_size])
-            found |= {answer.key: answer for answer in answers}
-            if keep is not None:
-                keep(answers)
-            bar.advance(task, len(answers))
-    return [found[key] for key in keys]
+    label = f"asking {method.name if method is not None else 'the model alone'}"
+    asking = Asking(keys, lambda places: asker.batch([questions[i] for i in places]), batch_size, label, kept, progress)
+    return asking.answers(model)
 
 
 def check_wording(wording: str) -> None:

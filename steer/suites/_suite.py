@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._content import weights_digest
+from .._kept import Kept, way_digest
 from ..errors import SteerError
 from ._asking import Answer, ask
-from ._kept import Kept, way_digest
 from ._parts import Comparison, Question, Score
 from ._resampling import Columns, Statistic, differences, estimates, mcnemar
 
@@ -89,6 +90,9 @@ class Suite(ABC):
     ) -> list[Answer]:
         """Let a model answer, greedily, as it is or with a method attached.
 
+        Processes that were launched together (`accelerate launch`) share the questions; all of them must call this, and
+        each gets every answer.
+
         Args:
             model: any mapped model that writes text.
             processor: its processor or tokenizer.
@@ -98,26 +102,27 @@ class Suite(ABC):
             max_new_tokens: written at most; None for what the suite says.
             wording: how a question is put, with `{question}` where its own words go.
             template: how an example is written, as in `steer.prompts.encode`; None for the method's own, if it has one.
-            answers: a file where answers are kept as they come, one JSON object on a line; those that are there
-                already, to the same question of the same model in the same way, are not asked for again.
+            answers: a folder where answers are kept as they come, in a file for each process, one JSON object on a
+                line; those that are there already, in the same way of asking, are not asked for again.
             progress: show a bar on a terminal.
 
         Returns:
             One answer for each question, in their order.
 
         Raises:
-            SteerError: the model does not write text; a wording without a place for the question; a file of answers
-                that cannot be written or holds something else.
+            SteerError: the model does not write text; a wording without a place for the question; a folder of answers
+                that cannot be written, is of another model or other data, or is damaged.
         """
         length = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         options: dict[str, Any] = {"choices": self.choices, "max_new_tokens": length, "wording": wording}
         options["template"] = template
-        more: dict[str, Any] = {}
+        kept: Kept[Answer] | None = None
         if answers is not None:
             name = "unsteered" if method is None else method.name
-            kept = Kept(Path(answers), questions, way_digest(model, method, **options), name)
-            more = {"known": kept.known, "keep": kept.keep}
-        return ask(model, processor, questions, method, **options, **more, batch_size=batch_size, progress=progress)
+            asked = {question.key: question.example for question in questions}
+            how = way_digest(method, suite=self.name, **options)
+            kept = Kept(Path(answers), Answer, asked, weights_digest(model), how, name)
+        return ask(model, processor, questions, method, **options, kept=kept, batch_size=batch_size, progress=progress)
 
     def score(
         self, questions: Sequence[Question], answers: Sequence[Answer], *, resamples: int = 2000, seed: int = 0

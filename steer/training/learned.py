@@ -14,6 +14,7 @@ import torch
 
 from .. import fitting, sites
 from .._inspecting import inspect
+from .._processes import in_step, processes_of, split_by_tensors
 from ..demonstrations import Demonstrations
 from ..errors import SteerError, unknown_name
 from ..examples import Example
@@ -23,7 +24,6 @@ from ..prompts import Prompt, batches
 from . import loop, losses
 from ._frozen import frozen
 from ._identity import identity_of
-from ._processes import processes_of
 from .options import Options
 from .student import StateLoss, Student
 from .teacher import Teacher
@@ -89,10 +89,11 @@ class Learned(Method):
         """Fit `tensors`.
 
         Started with `accelerate launch --multi_gpu` (which is for CPUs too), the processes share every batch, and the
-        result is that of one, to rounding.
+        result is that of one, to rounding. The tensors are each process's own; the model is too, or its weights are
+        spread over them (`shard`).
 
         Args:
-            model: any mapped model that writes text; of several processes each has its own copy.
+            model: any mapped model that writes text.
             processor: its processor or tokenizer.
             examples: at least 2, with answers; with a teacher more than one, so that others can demonstrate.
             seed: of the start, the demonstrations, the order of the examples, and what is held out.
@@ -117,6 +118,11 @@ class Learned(Method):
         """
         # First of all: who else is at work is settled by the first who asks.
         processes_of(model)
+        if split_by_tensors(model):
+            raise SteerError(
+                f"method {self.name!r} cannot be fitted on a model that is split by tensors (tp_plan): its processes "
+                "cannot share the examples; spread its weights instead: steer.training.shard(model)"
+            )
         chosen, kept = Options.of(options), Path(folder) if folder is not None else None
         targets = Path(teacher_folder) if teacher_folder is not None else kept and kept / "teacher"
         self._check_losses()
@@ -239,8 +245,8 @@ class Learned(Method):
     def _dev_loss(self, model: Any, processor: Any, held: Sequence[Example], batch_size: int) -> tuple[float, int]:
         """Sum of the answers' negative log-probabilities over this process's share of `dev`, and its size."""
         state = processes_of(model)
-        mine = [Prompt(one) for one in held[state.process_index :: state.num_processes]]
-        if not mine:
-            return 0.0, 0
-        made = batches(model, processor, mine, template=self.template, batch_size=batch_size)
-        return -float(fitting.score(model, made, self).log_prob.double().sum()), len(mine)
+        mine = held[state.process_index :: state.num_processes]
+        rounds = in_step(mine, -(-len(held) // state.num_processes), held[0])
+        shown = [Prompt(one) for one, _ in rounds]
+        made = batches(model, processor, shown, template=self.template, batch_size=batch_size)
+        return -float(fitting.score(model, made, self).log_prob[: len(mine)].double().sum()), len(mine)

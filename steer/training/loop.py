@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 
+from .._processes import in_step, processes_of
 from ..errors import SteerError
 from ..fitting import progress_bar
 from . import _checkpoint
@@ -90,9 +90,9 @@ def run(job: Job) -> tuple[dict[str, torch.Tensor], Progress]:
 
 class _Run:
     def __init__(self, job: Job) -> None:
-        self.job, self.state = job, PartialState()
         if not job.size or not job.learned:
             raise SteerError(f"{job.label}: there is nothing to fit: {job.size} examples, {len(job.learned)} tensors")
+        self.job, self.state = job, processes_of(next(iter(job.learned.values())))
         groups = [{"params": [one], "rate": job.rates.get(name, 1.0)} for name, one in job.learned.items()]
         if job.average is not None and job.dev_loss is not None:
             raise SteerError(f"{job.label}: the mean over epochs and the best on dev cannot both be the result")
@@ -133,12 +133,13 @@ class _Run:
         mine = batch[self.state.process_index :: self.state.num_processes]
         self.optimiser.zero_grad(set_to_none=False)
         sums, bad = dict.fromkeys(job.weights, 0.0), []
-        micro = job.options.micro_batch_size or max(1, len(mine))
-        for start in range(0, len(mine), micro):
-            part = mine[start : start + micro]
+        share = -(-len(batch) // self.state.num_processes)
+        micro = job.options.micro_batch_size or share
+        parts = [mine[start : start + micro] for start in range(0, len(mine), micro)]
+        for part, counts in in_step(parts, -(-share // micro), batch[:1]):
             # The caller may stand in torch.no_grad().
             with torch.enable_grad(), job.open_batch(part) as terms:
-                weighted = {name: job.weights[name] * terms[name] for name in job.weights}
+                weighted = {name: counts * job.weights[name] * terms[name] for name in job.weights}
                 loss = torch.stack(tuple(weighted.values())).sum(0)
                 bad += [one for one, finite in zip(part, loss.detach().isfinite().tolist(), strict=True) if not finite]
                 if job.backward is not None:
@@ -146,7 +147,7 @@ class _Run:
                 else:
                     (loss.sum() / len(batch)).backward()
             for name in sums:
-                sums[name] += float(terms[name].detach().sum()) / len(batch)
+                sums[name] += counts * float(terms[name].detach().sum()) / len(batch)
         norm = self._gather(sums, bad, batch)
         factor = job.options.lr_factor(step, self.steps)
         for group in self.optimiser.param_groups:

@@ -13,13 +13,13 @@ import torch
 
 from .._content import prompts_digest, weights_digest
 from .._inspecting import inspect
+from .._processes import in_step, longest, processes_of
 from .._teacher_forcing import inputs_of, keep_logits
 from ..errors import SteerError
 from ..fitting import track
 from ..prompts import Batch, Prompt, encode
 from ..recording import record
 from ..sites import Site
-from ._processes import processes_of
 from ._room import announce
 from ._targets import Seen, Targets
 from .align import common_suffix, last_real, real_tokens, written_tokens
@@ -71,8 +71,11 @@ class Teacher:
             examples = sum(map(len, missing))
             announce(self.label, self._bytes_of_one() * examples, examples, folder, self.progress)
         mine = self._targets.missing(state.process_index, state.num_processes)
-        for part in track(mine, f"{self.label}: teacher", progress=self.progress and state.is_main_process):
-            self._targets.keep(part, list(self._look(part)))
+        rounds = in_step(mine, longest(len(mine), state), self._targets.parts[0])
+        for part, counts in track(rounds, f"{self.label}: teacher", progress=self.progress and state.is_main_process):
+            found = list(self._look(part))
+            if counts:
+                self._targets.keep(part, found)
         state.wait_for_everyone()
 
     def of(self, index: int) -> Seen:

@@ -106,13 +106,14 @@ def test_a_method_with_its_own_template_is_held_against_the_model_with_it(steer_
 
 
 def test_a_run_goes_on_from_kept_answers(steer_cli, made, tmp_path, monkeypatch):
-    kept = ("--answers", tmp_path / "kept.jsonl", "--json")
+    kept = ("--answers", tmp_path / "kept", "--json")
     first = json.loads(steer_cli(*given(made, "pope"), *kept).out)
-    lines = (tmp_path / "kept.jsonl").read_text()
+    file = tmp_path / "kept" / "answers-0.jsonl"
+    lines = file.read_text()
     assert len(lines.splitlines()) == first["questions"] == 16
     monkeypatch.setattr("steer.suites._asking.write", lambda *a, **k: pytest.fail("asked again"))
     assert json.loads(steer_cli(*given(made, "pope"), *kept).out) == first
-    assert (tmp_path / "kept.jsonl").read_text() == lines
+    assert file.read_text() == lines
 
 
 POPE = ("--suite", "pope")

@@ -134,24 +134,37 @@ def test_a_tokenizer_that_cannot_tell_the_answers_apart_is_refused():
 
 
 def test_a_run_that_was_cut_off_goes_on(loaded, questions, tmp_path, monkeypatch):
-    file = tmp_path / "answers.jsonl"
-    whole = pope.ask(*loaded, questions)
-    pope.ask(*loaded, questions[:3], answers=file)
-    kept = file.read_text()
-    file.write_text(kept + '{"way": "unsteered", "key": "pope_ran')
+    """Cut within a batch and within a line: whole batches are taken as they are, others asked again."""
+    file = tmp_path / "kept" / "answers-0.jsonl"
+    whole = pope.ask(*loaded, questions, batch_size=2, answers=tmp_path / "kept")
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]) + lines[3][:20])
     asked = []
     monkeypatch.setattr("steer.suites._asking.write", count(asked))
-    found = pope.ask(*loaded, questions, answers=file)
-    assert sum(map(len, asked)) == 1 + len(questions) - 3  # one more to warm up
-    assert [(one.text, one.tokens) for one in found] == [(one.text, one.tokens) for one in whole]
-    assert [one.p_yes for one in found] == pytest.approx([one.p_yes for one in whole], abs=1e-5)
-    assert file.read_text().startswith(kept)
+    found = pope.ask(*loaded, questions, batch_size=2, answers=tmp_path / "kept")
+    assert sum(map(len, asked)) == 1 + len(questions) - 2  # one more to warm up
+    assert timeless(found) == timeless(whole)
+    assert found[:2] == whole[:2]
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [row["key"] for row in rows] == [one.key for one in questions]
+    assert [row["key"] for row in rows] == [one.key for one in questions[:3] + questions[2:]]
     assert rows[0]["question"] == questions[0].example.question
     asked.clear()
-    assert pope.ask(*loaded, questions, answers=file) == found
+    assert pope.ask(*loaded, questions, batch_size=2, answers=tmp_path / "kept") == found
     assert not asked
+
+
+def test_what_two_processes_kept_is_read_together(loaded, questions, tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    whole = pope.ask(*loaded, questions, batch_size=2, answers=folder)
+    lines = (folder / "answers-0.jsonl").read_text().splitlines(keepends=True)
+    (folder / "answers-0.jsonl").write_text("".join(lines[:2]))
+    (folder / "answers-1.jsonl").write_text("".join(lines[2:]) + lines[0][:30])
+    monkeypatch.setattr("steer.suites._asking.write", lambda *a, **k: pytest.fail("asked again"))
+    assert pope.ask(*loaded, questions, batch_size=2, answers=folder) == whole
+
+
+def timeless(answers):
+    return [replace(one, ms=0.0) for one in answers]
 
 
 def count(asked):
@@ -164,45 +177,66 @@ def count(asked):
     return counted
 
 
-def test_kept_answers_are_of_the_same_question_model_and_way(loaded, questions, tmp_path):
+def test_one_folder_holds_many_ways(loaded, questions, tmp_path):
     model, processor = loaded
-    file = tmp_path / "answers.jsonl"
     two = questions[:2]
 
     def lines():
-        return len(file.read_text().splitlines())
+        return len((tmp_path / "answers-0.jsonl").read_text().splitlines())
 
-    pope.ask(model, processor, two, answers=file)
+    pope.ask(model, processor, two, answers=tmp_path)
     assert lines() == 2
-    pope.ask(model, processor, two, steer.create("image_focus", beta=3.0), answers=file)
-    pope.ask(model, processor, two, steer.create("image_focus", beta=2.0), answers=file)
-    pope.ask(model, processor, two, wording="? {question}", answers=file)
-    pope.ask(model, processor, two, max_new_tokens=2, answers=file)
+    pope.ask(model, processor, two, steer.create("image_focus", beta=3.0), answers=tmp_path)
+    pope.ask(model, processor, two, steer.create("image_focus", beta=2.0), answers=tmp_path)
+    pope.ask(model, processor, two, wording="? {question}", answers=tmp_path)
+    pope.ask(model, processor, two, max_new_tokens=2, answers=tmp_path)
     assert lines() == 10
-    # The same keys, but another question and another picture.
-    other = [replace(two[0], example=questions[1].example), replace(two[1], example=questions[2].example)]
-    pope.ask(model, processor, other, answers=file)
-    assert lines() == 12
+    pope.ask(model, processor, two, steer.create("image_focus", beta=2.0), answers=tmp_path)
+    assert lines() == 10
+
+
+def test_another_model_and_other_data_are_refused_and_nothing_is_lost(loaded, questions, tmp_path):
+    model, processor = loaded
+    two, file = questions[:2], tmp_path / "answers-0.jsonl"
+    pope.ask(model, processor, two, answers=tmp_path)
+    before = file.read_bytes()
+    # The same keys, but another question, another picture, another right answer.
+    for other in (questions[1].example, questions[2].example, replace(two[0].example, answer="no")):
+        with pytest.raises(SteerError, match=r"answers-0\.jsonl:1 .*another question 'pope_random/1'.*delete"):
+            pope.ask(model, processor, [replace(two[0], example=other)], answers=tmp_path)
     weight = next(model.parameters())
     with torch.no_grad():
-        before = weight.clone()
+        kept = weight.clone()
         weight.add_(1e-3)
         try:
-            pope.ask(model, processor, two, answers=file)
+            with pytest.raises(SteerError, match=r"answers-0\.jsonl:1 .*another model.*delete"):
+                pope.ask(model, processor, two, answers=tmp_path)
         finally:
-            weight.copy_(before)
-    assert lines() == 14
-    pope.ask(model, processor, two, steer.create("image_focus", beta=2.0), answers=file)
-    assert lines() == 14
+            weight.copy_(kept)
+    assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("line", ["[]", '{"key": "a"}', '{"key": "a", "answer": 1, "asked": "x"}', "{"])
-def test_a_file_of_something_else_is_refused(loaded, questions, tmp_path, line):
-    file = tmp_path / "answers.jsonl"
-    file.write_text(line + "\n")
-    with pytest.raises(FileFormatError, match=r"answers\.jsonl:1"):
+DAMAGED = {"key": "a", "model": "m", "asked": "x", "how": "h"}
+
+
+@pytest.mark.parametrize("line", ["[]", '{"key": "a"}', json.dumps(DAMAGED | {"how": 1}), "{", '{"key": "\xff"}'])
+def test_a_folder_of_something_else_is_refused(loaded, questions, tmp_path, line):
+    file = tmp_path / "answers-0.jsonl"
+    file.write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(FileFormatError, match=r"answers-0\.jsonl:1"):
+        pope.ask(*loaded, questions[:1], answers=tmp_path)
+    assert file.read_bytes() == line.encode("latin-1") + b"\n"
+    with pytest.raises(SteerError, match="is a file"):
         pope.ask(*loaded, questions[:1], answers=file)
-    assert file.read_text() == line + "\n"
+
+
+@pytest.mark.parametrize("field, value", [("text", 1), ("ms", "soon"), ("tokens", 1.5), ("p_yes", True), ("mass", [])])
+def test_a_damaged_value_is_refused(loaded, questions, tmp_path, field, value):
+    pope.ask(*loaded, questions[:1], answers=tmp_path)
+    file = tmp_path / "answers-0.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}) + "\n")
+    with pytest.raises(FileFormatError, match=r"answers-0\.jsonl:1"):
+        pope.ask(*loaded, questions[:1], answers=tmp_path)
 
 
 def test_what_cannot_be_asked_is_said(loaded, questions):
