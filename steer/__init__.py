@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         regions,
         sites,
         suites,
+        testing,
         training,
         zoo,
     )
@@ -68,7 +69,7 @@ _HOMES = {
 }
 _MODULES = (
     "contrast", "data", "errors", "fitting", "gates", "look", "memory", "ops", "positions", "prompts", "regions",
-    "sites", "suites", "training", "zoo",
+    "sites", "suites", "testing", "training", "zoo",
 )  # fmt: skip
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "regions",
     "sites",
     "suites",
+    "testing",
     "training",
     "zoo",
 ]

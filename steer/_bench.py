@@ -48,22 +48,27 @@ class Bench:
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        self.model, self.inputs = model, inputs
+        self.model: Any = model
+        self.inputs = inputs
         self.plain = self.run()
         self.tolerance = TOLERANCE.get(self.plain[0].dtype, 5e-2) if self.plain else 0.0
 
-    def run(self, weights: Mapping[str, torch.Tensor] | None = None) -> list[torch.Tensor]:
+    def run(
+        self, weights: Mapping[str, torch.Tensor] | None = None, inputs: Inputs | None = None
+    ) -> list[torch.Tensor]:
         """The output's floating tensors, without gradients; models that draw random numbers draw the same.
 
         Args:
             weights: by name, those that take the place of the model's own.
+            inputs: others than the bench's.
         """
+        given = dict(self.inputs if inputs is None else inputs)
         devices = [parameter.device for parameter in self.model.parameters() if parameter.is_cuda][:1]
         with torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)
             if weights is None:
-                return tensors(self.model(**self.inputs))
-            return tensors(torch.func.functional_call(self.model, dict(weights), (), dict(self.inputs)))
+                return tensors(self.model(**given))
+            return tensors(torch.func.functional_call(self.model, dict(weights), (), given))
 
     def exact(self, name: str, where: str, outputs: list[torch.Tensor]) -> Check:
         """Whether outputs are those of the untouched model, bit for bit."""

@@ -173,7 +173,7 @@ class _Bench(Bench):
         return [Check(name, "text", status, f"next-token scores differ by {off:.1e}")]
 
     def _generate(self, use_cache: bool) -> Any:
-        return self.model.generate(  # type: ignore[operator]
+        return self.model.generate(
             **self.inputs,
             max_new_tokens=4,
             min_new_tokens=4,

@@ -46,7 +46,7 @@ def _made_up(model: Any) -> dict[str, torch.Tensor]:
         return random_inputs(model)
     embeddings = model.get_input_embeddings()
     count = getattr(embeddings, "num_embeddings", None) or embeddings.weight.shape[0]
-    special = _special_ids(model.config.to_dict())
+    special = special_ids(model.config.to_dict())
     plain = torch.tensor([i for i in range(count) if i not in special] or [0])
     generator = torch.Generator().manual_seed(0)
     ids = plain[torch.randint(len(plain), (2, 12), generator=generator)].to(model.device)
@@ -56,12 +56,12 @@ def _made_up(model: Any) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def _special_ids(config: Mapping[str, Any]) -> set[int]:
+def special_ids(config: Mapping[str, Any]) -> set[int]:
     """Numbers in fields that name a token, at any depth."""
     found: set[int] = set()
     for name, value in config.items():
         if isinstance(value, Mapping):
-            found |= _special_ids({str(key): inner for key, inner in value.items()})
+            found |= special_ids({str(key): inner for key, inner in value.items()})
         elif "token" in name:
             found |= {i for i in (value if isinstance(value, list | tuple) else [value]) if isinstance(i, int)}
     return found

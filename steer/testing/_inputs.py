@@ -128,6 +128,7 @@ def _words(model: nn.Module, model_map: ModelMap, images: int) -> Inputs:
         "token_type_ids": is_image,
         "image_embeds_position_mask": is_image,
         "image_attention_mask": torch.ones(*ids.shape, 1, dtype=torch.long),
+        "cross_attention_mask": torch.ones(*ids.shape, 1, _tiles(_vision_config(model.config)), dtype=torch.long),
         "bbox": torch.linspace(0, 0.9, ids.shape[1])[None, :, None].repeat(1, 1, 4),
         "protein_input_ids": ids,
         "protein_attention_mask": torch.ones_like(ids),
@@ -170,6 +171,10 @@ def _is_vision(key: str, value: dict[str, Any]) -> bool:
     return any("patch" in str(name) or name == "image_size" for name in value)
 
 
+def _tiles(fields: dict[str, Any]) -> int:
+    return _one(fields.get("max_num_tiles"), 1)
+
+
 def _one(value: Any, default: int) -> int:
     if isinstance(value, list | tuple):
         value = value[0] if value else default
@@ -183,7 +188,7 @@ def _pictures(model: nn.Module) -> Iterator[Inputs]:
     size = _one(fields.get("image_size"), patch * SIDE)
     channels = _one(fields.get("num_channels", fields.get("in_channels")), 3)
     frames = _one(fields.get("temporal_patch_size", fields.get("patch_temporal")), 1)
-    tiles = _one(fields.get("max_num_tiles"), 1)
+    tiles = _tiles(fields)
     for layout in _layouts(patch, size, channels, frames, tiles):
         if set(layout) <= names:
             yield layout
