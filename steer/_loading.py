@@ -30,8 +30,15 @@ def meta_model(target: PretrainedConfig | str | os.PathLike[str]) -> PreTrainedM
         MappingError: there is no such thing, or transformers has no model for it.
     """
     config = _config_of(target)
-    with torch.device("meta"):
-        return _model_class(config)._from_config(config)
+    cls = _model_class(config)
+    try:
+        with torch.device("meta"):
+            return cls._from_config(config)
+    # Numbers that make no model surface as whatever the modules' constructors raise.
+    except Exception as error:
+        raise MappingError(
+            f"transformers cannot build a {cls.__name__} from this config: {_first_line(error)}"
+        ) from error
 
 
 def load_model(name: str, *, device_map: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
@@ -83,8 +90,8 @@ def _config_of(target: PretrainedConfig | str | os.PathLike[str]) -> PretrainedC
     name = os.fspath(target)
     try:
         return AutoConfig.from_pretrained(name)
-    # transformers raises OSError for what is missing, ValueError and KeyError for what it cannot read.
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # OSError for what is missing; for what it cannot read transformers raises whatever its parsers and checks do.
+    except Exception as error:
         raise MappingError(
             f"{name!r} is no zoo model, hub id, folder or config.json that transformers can read: {_first_line(error)}"
         ) from error
@@ -93,7 +100,8 @@ def _config_of(target: PretrainedConfig | str | os.PathLike[str]) -> PretrainedC
 def _model_class(config: PretrainedConfig) -> Any:
     import transformers
 
-    for architecture in config.architectures or ():
+    named = config.architectures
+    for architecture in named if isinstance(named, list | tuple) else ():
         if isinstance(architecture, str) and hasattr(transformers, architecture):
             return getattr(transformers, architecture)
     for auto in AUTO_CLASSES:
@@ -106,4 +114,4 @@ def _model_class(config: PretrainedConfig) -> Any:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:500] if lines else type(error).__name__

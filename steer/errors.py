@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200
+"""Characters of a name that an error quotes at most."""
+
 
 class SteerError(Exception):
     """Base of every error that steer raises on purpose."""
@@ -51,10 +54,12 @@ def unknown_name(what: str, asked: object, known: Iterable[object], hint: str = 
         known: every valid value.
         hint: how to go on, appended as a sentence.
     """
-    names = [str(name) for name in known]
-    nearest = difflib.get_close_matches(str(asked), names, n=1, cutoff=0.5)
+    # A name can come from a file, and be a megabyte long.
+    names = [str(name)[:LONGEST] for name in known]
+    wanted = str(asked)[:LONGEST]
+    nearest = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    parts = [f"there is no {what} {str(asked)!r}"]
+    parts = [f"there is no {what} {wanted!r}"]
     parts.append(f"known: {listed}" if names else "none are known")
     if nearest:
         parts.append(f"did you mean {nearest[0]!r}?")

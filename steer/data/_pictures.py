@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,17 +72,24 @@ def _decoded(value: Mapping[str, Any], where: str) -> Any:
 
 
 def _file(path: Path, where: str) -> Path:
-    if not path.is_file():
-        raise SteerError(f"{where}: there is no picture {path}; pictures are files, and nothing is downloaded")
+    # os.path, because Path.is_file raises where a name is too long or cannot be one.
+    if not os.path.isfile(path):
+        shown = repr(str(path)[:200])[1:-1]
+        raise SteerError(f"{where}: there is no picture {shown}; pictures are files, and nothing is downloaded")
     return path
 
 
 def _inside(name: str, where: str, folder: Path) -> Path:
     """A file of the folder. Folders are handed on, and one must not make its reader open files elsewhere."""
     path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    # A zero, half a character, a name that is too long, links in a circle: none of them is a file's name.
+    except (ValueError, OSError, RuntimeError):
+        inside = False
+    if not inside:
         raise SteerError(
-            f"{where}: the picture {name!r} is outside the folder {folder}; move it there, or read the rows yourself "
-            "and give steer.data.read a list with absolute paths"
+            f"{where}: the picture {name!r:.200} is outside the folder {folder}; move it there, or read the rows "
+            "yourself and give steer.data.read a list with absolute paths"
         )
     return _file(path, where)

@@ -143,6 +143,8 @@ class HeadMap:
             expected = {f"{kind}.{name}" for kind in ("values", "errors") for name in names}
             if set(tables) != expected or any(table.dtype != torch.float32 for table in tables.values()):
                 raise ValueError("its tables are not those that it lists, in float32")
+            if any(bool(table.isinf().any()) for table in tables.values()):
+                raise ValueError("a table holds infinity")
             return cls(
                 values={name: tables[f"values.{name}"] for name in names},
                 errors={name: tables[f"errors.{name}"] for name in names},
