@@ -37,9 +37,9 @@ def tasks() -> Iterable[str]:
 
 def methods() -> Iterable[str]:
     """The methods of every installed plugin."""
-    from ..registry import methods
+    from ._known import method_names
 
-    return methods()
+    return method_names()
 
 
 def suites() -> Iterable[str]:

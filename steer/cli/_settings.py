@@ -6,11 +6,13 @@ import inspect
 import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._config import _decode, _Misfit, config_fields
 from ..errors import InterventionError, SteerError, unknown_name
-from ..method import Method
+
+if TYPE_CHECKING:
+    from ..method import Method
 
 # What `steer fit` gives to `fit` by options of its own.
 OWN = ("seed", "dev", "demonstrations", "folder", "progress", "augment", "sentences")

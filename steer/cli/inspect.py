@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .._inspecting import inspect
 from ._model import ModelArgument
 from ._output import AsJson, print_json, quiet_in_a_pipe
 
@@ -13,6 +12,7 @@ def command(model: ModelArgument, json: AsJson = False) -> None:
     MODEL may also be a config.json. Nothing is loaded: the model is built on the meta device.
     """
     from .. import zoo
+    from .._inspecting import inspect
 
     quiet_in_a_pipe()
     model_map = inspect(zoo.load(model)[0] if model in zoo.names() else model)

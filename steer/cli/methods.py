@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..registry import methods
+from ._known import keep
 from ._output import AsJson, print_json, print_table
 
 
 def command(json: AsJson = False) -> None:
     """List the methods of every installed plugin."""
+    from ..registry import methods
+
     found = methods()
+    keep(found)
     if json:
         print_json([info.to_dict() for info in found.values()])
         return
