@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from ._evaluating import wilson
 from .suites import metrics
@@ -14,37 +16,52 @@ BINS = 15
 
 
 @dataclass(frozen=True)
+class Named:
+    """What one picture was said to be of.
+
+    Attributes:
+        key: which picture.
+        label: the likeliest class.
+        probability: of that class.
+        ms: milliseconds, the batch's divided by its pictures, reading them included.
+    """
+
+    key: str
+    label: str
+    probability: float
+    ms: float
+
+
+@dataclass(frozen=True)
 class Row:
     """How one way of naming classes did.
 
     Attributes:
         name: of the way.
-        classes: K names, in the order of the columns.
-        chances: the probabilities, fp32 (N, K) on the CPU.
-        answers: the right class of each picture, int64 (N,).
-        ms: milliseconds for a picture, on average, reading it included.
+        classes: between which was decided.
+        said: for each of N pictures.
+        answers: the right class of each.
     """
 
     name: str
     classes: tuple[str, ...]
-    chances: torch.Tensor
-    answers: torch.Tensor
-    ms: float
+    said: Sequence[Named] = field(repr=False)
+    answers: Sequence[str] = field(repr=False)
 
     @property
     def labels(self) -> list[str]:
         """The likeliest class of each picture."""
-        return [self.classes[place] for place in self.chances.argmax(-1).tolist()]
+        return [one.label for one in self.said]
 
     @property
-    def right(self) -> torch.Tensor:
+    def right(self) -> NDArray[np.bool_]:
         """Which of these are the right ones, bool (N,)."""
-        return self.chances.argmax(-1) == self.answers
+        return np.array([one.label == answer for one, answer in zip(self.said, self.answers, strict=True)])
 
     @property
     def accuracy(self) -> float:
         """Over pictures."""
-        return float(self.right.double().mean())
+        return float(self.right.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -55,10 +72,11 @@ class Row:
     def per_class(self) -> dict[str, dict[str, float | int]]:
         """For each class that pictures are of: its accuracy, and how many there are."""
         found: dict[str, dict[str, float | int]] = {}
-        for place, name in enumerate(self.classes):
-            mine = self.right[self.answers == place]
+        answers = np.array(self.answers)
+        for name in self.classes:
+            mine = self.right[answers == name]
             if len(mine):
-                found[name] = {"accuracy": float(mine.double().mean()), "pictures": len(mine)}
+                found[name] = {"accuracy": float(mine.mean()), "pictures": len(mine)}
         return found
 
     @property
@@ -70,8 +88,17 @@ class Row:
     @property
     def calibration_error(self) -> float:
         """How far the likeliest class's probability is from how often it is right."""
-        sure = self.chances.max(-1).values.double().clamp_max(1)
-        return metrics.ece(sure.numpy(force=True), self.right.numpy(force=True), bins=BINS)
+        sure = np.minimum([one.probability for one in self.said], 1.0)
+        return metrics.ece(sure, self.right, bins=BINS)
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds for a picture, on average."""
+        return sum(one.ms for one in self.said) / len(self.said)
+
+    def of(self, places: Sequence[int]) -> Row:
+        """The same for some of the pictures."""
+        return Row(self.name, self.classes, [self.said[i] for i in places], [self.answers[i] for i in places])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import normalize
 
-from ._accuracy import Row
+from ._accuracy import Named, Row
+from ._content import weights_digest
+from ._kept import Kept, way_digest
+from ._sharing import Asking
 from .errors import SteerError
 from .examples import Example
+from .method import Method
 from .two_stream import TwoStream
 
 TEMPLATE = "a photo of a {}."
@@ -86,7 +91,15 @@ class HandWritten:
 
 
 def measure(
-    name: str, way: Classifier, examples: Sequence[Example], classes: Sequence[str], batch_size: int = 32
+    name: str,
+    way: Classifier,
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    batch_size: int = 32,
+    *,
+    keys: Sequence[str] | None = None,
+    model: Any = None,
+    answers: Path | None = None,
 ) -> Row:
     """Let one way name the class of every picture.
 
@@ -96,22 +109,36 @@ def measure(
         examples: labelled, all of `classes`.
         classes: between which it decides.
         batch_size: pictures in one forward, and in memory.
+        keys: by which answers are kept; the places of the examples if not given.
+        model: that is asked; the processes that were launched, all of which call this, share the pictures then.
+        answers: with a model, the folder where answers are kept as they come.
 
     Raises:
-        SteerError: it cannot decide between these classes; or a picture cannot be read.
+        SteerError: it cannot decide between these classes; a picture cannot be read; what is kept is of another run.
     """
     take(way, classes)
-    places = {one: place for place, one in enumerate(way.classes)}
-    answers = torch.tensor([places[one.answer] for one in examples])
-    # The first call of all allocates, and reads the texts.
-    way.predict([examples[0].images[0]], batch_size=batch_size)
-    start = time.perf_counter()
-    made = [
-        way.predict([one.images[0] for one in examples[i : i + batch_size]], batch_size=batch_size).probabilities
-        for i in range(0, len(examples), batch_size)
-    ]
-    ms = 1000 * (time.perf_counter() - start) / len(examples)
-    return Row(name, tuple(way.classes), torch.cat(made), answers, ms)
+    asked = [str(place) for place in range(len(examples))] if keys is None else list(keys)
+
+    def batch(places: Sequence[int]) -> list[Named]:
+        start = time.perf_counter()
+        chances = way.predict([examples[i].images[0] for i in places], batch_size=batch_size).probabilities
+        ms = 1000 * (time.perf_counter() - start) / len(places)
+        best = chances.max(-1)
+        found = zip(places, best.indices.tolist(), best.values.tolist(), strict=True)
+        return [Named(asked[i], way.classes[place], chance, ms) for i, place, chance in found]
+
+    kept: Kept[Named] | None = None
+    if answers is not None:
+        questions = dict(zip(asked, examples, strict=True))
+        kept = Kept(answers, Named, questions, weights_digest(model), _digest(way), name)
+    asking = Asking(asked, batch, batch_size, name, kept, progress=model is not None)
+    said = asking.answers(model, shared=model is not None)
+    return Row(name, tuple(way.classes), said, [one.answer for one in examples])
+
+
+def _digest(way: Classifier) -> str:
+    method = way if isinstance(way, Method) else None
+    return way_digest(method, kind="labelled", classes=list(way.classes), templates=list(getattr(way, "templates", ())))
 
 
 def take(way: Classifier, classes: Sequence[str]) -> None:

@@ -6,9 +6,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from ._content import prompts_digest, weights_digest
+from ._kept import Kept, way_digest
+from ._sharing import Asking
 from .demonstrations import Demonstrations
 from .errors import SteerError
 from .examples import Example
@@ -45,28 +49,45 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What was answered to one query.
+
+    Attributes:
+        key: which one it is.
+        text: what was written.
+        begins: whether the answer begins with the right one's tokens, whatever follows; None for a method that answers
+            in a way of its own, which no single prompt stands for.
+        log_prob: log-probability of the right answer; None as for `begins`.
+        tokens: of the prompt.
+        ms: milliseconds, the batch's divided by its queries, making inputs and writing included.
+    """
+
+    key: str
+    text: str
+    begins: bool | None
+    log_prob: float | None
+    tokens: int
+    ms: float
+
+
+@dataclass(frozen=True)
 class Row:
     """How one way did.
 
     Attributes:
         name: of the way.
-        answers: what was written for each query.
+        said: for each query.
         right: whether that was the right answer, outer spaces and case aside.
-        begins: share of the queries whose answer begins with the right one's tokens, whatever follows: much above the
-            accuracy where a method keeps the model from coming to an end. None as for `log_prob`.
-        log_prob: mean log-probability of the right answer; None for a method that answers in a way of its own, which no
-            single prompt stands for.
-        tokens: of a prompt, on average.
-        ms: milliseconds for a query, on average, making inputs and writing included.
     """
 
     name: str
-    answers: list[str] = field(repr=False)
-    right: list[bool] = field(repr=False)
-    begins: float | None
-    log_prob: float | None
-    tokens: float
-    ms: float
+    said: Sequence[Said] = field(repr=False)
+    right: Sequence[bool] = field(repr=False)
+
+    @property
+    def answers(self) -> list[str]:
+        """What was written."""
+        return [one.text for one in self.said]
 
     @property
     def accuracy(self) -> float:
@@ -77,6 +98,30 @@ class Row:
         """95 % interval of the accuracy (Wilson's)."""
         return wilson(sum(self.right), len(self.right))
 
+    @property
+    def begins(self) -> float | None:
+        """Share of the answers that begin right: much above the accuracy where a method keeps a model from ending."""
+        return _mean([one.begins for one in self.said])
+
+    @property
+    def log_prob(self) -> float | None:
+        """Mean log-probability of the right answer."""
+        return _mean([one.log_prob for one in self.said])
+
+    @property
+    def tokens(self) -> float:
+        """Of a prompt, on average."""
+        return sum(one.tokens for one in self.said) / len(self.said)
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds for a query, on average."""
+        return sum(one.ms for one in self.said) / len(self.said)
+
+    def of(self, places: Sequence[int]) -> Row:
+        """The same for some of the queries."""
+        return Row(self.name, [self.said[i] for i in places], [self.right[i] for i in places])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         numbers: dict[str, Any] = {"accuracy": self.accuracy, "interval": list(self.interval)}
@@ -86,13 +131,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Queries that are asked in several ways, all under the same conditions."""
+    """Queries that are asked in several ways, all under the same conditions.
+
+    Attributes:
+        model, processor: that is asked.
+        queries: with their right answers.
+        batch_size: queries in one forward.
+        max_new_tokens: written at most.
+        answers: the folder where answers are kept as they come, or None.
+        shared: share the queries with the other processes that were launched, all of which measure.
+    """
 
     model: Any
     processor: Any
     queries: Sequence[Example]
     batch_size: int = 16
     max_new_tokens: int = 8
+    answers: Path | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for index, query in enumerate(self.queries):
@@ -100,32 +156,62 @@ class Evaluation:
                 raise SteerError(f"example {index} ({query.question!r:.60}) has no answer to compare with")
 
     def measure(self, way: Way) -> Row:
-        """Ask every query in one way."""
-        self.answers(way, self.queries[:1])  # the first call of all allocates and compiles
-        start = time.perf_counter()
-        answers = self.answers(way, self.queries)
-        ms = 1000 * (time.perf_counter() - start) / len(self.queries)
-        return Row(way.name, answers, right(answers, self.queries), *self._score(way), ms)
+        """Ask every query in one way.
 
-    def answers(self, way: Way, queries: Sequence[Example]) -> list[str]:
-        """What is written for each query."""
+        Raises:
+            SteerError: the answers that are kept are of another run, or damaged.
+        """
+        keys = [str(place) for place in range(len(self.queries))]
+        kept: Kept[Said] | None = None
+        if self.answers is not None:
+            asked = dict(zip(keys, self.queries, strict=True))
+            kept = Kept(self.answers, Said, asked, weights_digest(self.model), self._digest(way), way.name)
+        asking = Asking(keys, lambda places: self._batch(way, places), self.batch_size, way.name, kept)
+        said = asking.answers(self.model, shared=self.shared)
+        return Row(way.name, said, right([one.text for one in said], self.queries))
+
+    def _batch(self, way: Way, places: Sequence[int]) -> list[Said]:
+        queries = [self.queries[place] for place in places]
+        start = time.perf_counter()
+        texts = self._write(way, queries)
+        ms = 1000 * (time.perf_counter() - start) / len(queries)
+        rows = zip(places, texts, *self._score(way, queries), strict=True)
+        return [Said(str(place), text, begins, chance, tokens, ms) for place, text, begins, chance, tokens in rows]
+
+    def _write(self, way: Way, queries: Sequence[Example]) -> list[str]:
         options: dict[str, Any] = {"batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens}
         if way.method is not None:
             return way.method.answer(self.model, self.processor, queries, template=way.template, **options)
         shown = way.prompts(self.model, self.processor, queries)
         return write(self.model, self.processor, shown, template=way.template, **options)
 
-    def _score(self, way: Way) -> tuple[float | None, float | None, float]:
-        """Share of answers that begin right, mean log-probability of the right ones, mean tokens of the prompts."""
-        shown = way.prompts(self.model, self.processor, self.queries)
+    def _score(
+        self, way: Way, queries: Sequence[Example]
+    ) -> tuple[Sequence[bool | None], Sequence[float | None], list[int]]:
+        """Whether answers begin right, log-probabilities of the right ones, and tokens of the prompts."""
+        shown = way.prompts(self.model, self.processor, queries)
         made = batches(self.model, self.processor, shown, template=way.template, batch_size=self.batch_size)
         lengths: list[int] = []
         passing = _counted(made, lengths)
         if way.method is not None and type(way.method).answer is not Method.answer:
             deque(passing, maxlen=0)
-            return None, None, sum(lengths) / len(lengths)
+            return [None] * len(queries), [None] * len(queries), lengths
         scores = score(self.model, passing, *([] if way.method is None else [way.method]))
-        return scores.accuracy, float(scores.log_prob.double().mean()), sum(lengths) / len(lengths)
+        return scores.right.tolist(), scores.log_prob.double().tolist(), lengths
+
+    def _digest(self, way: Way) -> str:
+        told = way.demonstrations
+        shown = None
+        if told is not None:
+            rule = {one.name: getattr(told, one.name) for one in fields(told) if one.name != "pool"}
+            shown = {**rule, "pool": prompts_digest([Prompt(one) for one in told.pool])}
+        options = {"template": way.template, "demonstrations": shown, "max_new_tokens": self.max_new_tokens}
+        return way_digest(way.method, kind="examples", **options)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def right(answers: Sequence[str], queries: Sequence[Example]) -> list[bool]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SteerError
-from ._output import print_json, print_table
+from ._eval_out import Output, names_of
+from ._model import is_main_process
+from ._output import print_table
 
 if TYPE_CHECKING:
     from .._accuracy import Row
@@ -50,19 +53,36 @@ class Asked:
     """What is measured.
 
     Attributes:
-        examples: labelled pictures.
+        sources: what `--data` was given, each with its labelled pictures.
         classes: between which is decided.
         base_new: halve the classes, and measure each half among itself.
         batch_size: pictures in one forward.
+        model: that is asked.
+        folder: where answers are kept as they come, or None.
     """
 
-    examples: Sequence[Example]
+    sources: Sequence[tuple[str, Sequence[Example]]]
     classes: Sequence[str]
     base_new: bool
     batch_size: int
+    model: Any
+    folder: Path | None
 
-    def halves(self) -> Iterator[tuple[list[str], list[Example]]]:
-        """Each half of the classes with its pictures.
+    @property
+    def examples(self) -> list[Example]:
+        """Of all sources, one after the other."""
+        return [one for _, found in self.sources for one in found]
+
+    def places(self) -> list[tuple[str, list[int]]]:
+        """Each source with the places of its pictures among all of them."""
+        found, start = [], 0
+        for source, mine in self.sources:
+            found.append((source, list(range(start, start + len(mine)))))
+            start += len(mine)
+        return found
+
+    def halves(self) -> Iterator[tuple[list[str], list[int]]]:
+        """Each half of the classes with the places of its pictures.
 
         Raises:
             SteerError: there are no two halves, or no pictures of one.
@@ -70,19 +90,19 @@ class Asked:
         from ..data import split_classes
 
         for half in split_classes(self.classes):
-            mine = [one for one in self.examples if one.answer in half]
+            mine = [place for place, one in enumerate(self.examples) if one.answer in half]
             if not mine:
                 raise SteerError(f"there is no picture of any of {', '.join(half[:5])}; raise --limit")
             yield half, mine
 
     def measure(self, name: str, way: Classifier, first: Any) -> Row | BaseNew:
         """One way; `first` is called once it has classes."""
-        from .._classifying import measure, take
+        from .._classifying import take
 
         if not self.base_new:
             take(way, self.classes)
             first()
-            return measure(name, way, self.examples, self.classes, self.batch_size)
+            return self._row(name, way, range(len(self.examples)), self.classes)
         (base, known), (new, others) = self.halves()
         fitted = set(getattr(way, "fitted_classes", ())) & set(new)
         if fitted:
@@ -92,38 +112,64 @@ class Asked:
             )
         take(way, base)
         first()
-        here = measure(name, way, known, base, self.batch_size)
+        here = self._row(name, way, known, base)
         try:
             take(way, new)
         except SteerError as error:
             return BaseNew(name, here, None, str(error))
-        return BaseNew(name, here, measure(name, way, others, new, self.batch_size))
+        return BaseNew(name, here, self._row(name, way, others, new))
+
+    def _row(self, name: str, way: Classifier, places: Sequence[int], classes: Sequence[str]) -> Row:
+        from .._classifying import measure
+
+        mine, keys = [self.examples[place] for place in places], list(map(str, places))
+        return measure(name, way, mine, classes, self.batch_size, keys=keys, model=self.model, answers=self.folder)
 
 
-def rows(model: Any, processor: Any, saved: Sequence[str], templates: Sequence[str], asked: Asked) -> list[Any]:
-    """A `Row` or a `BaseNew` for each way: the model alone with each list of templates, then the methods."""
+def run(
+    processor: Any,
+    asked: Asked,
+    methods: dict[str, Any],
+    templates: Sequence[str],
+    record: dict[str, Any],
+    output: Output,
+) -> None:
+    """Measure the model alone with each list of templates, then the methods; print, and write what is to be written."""
+    rows = [asked.measure(*way) for way in _ways(asked.model, processor, methods, templates)]
+    if not is_main_process():  # all of them have measured by now
+        return
+    plain = [_plain(row, asked) for row in rows]
+    output.print(record, plain)
+    if not output.json:
+        _tables(rows, asked)
+    output.write(record, plain, _said(rows, asked))
+
+
+def _ways(
+    model: Any, processor: Any, methods: dict[str, Any], templates: Sequence[str]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name, what names classes, and what is to be called once it has some."""
     from .._classifying import TEMPLATE, HandWritten
-    from ..fitting import track
-    from ..registry import load
     from ..two_stream import TwoStream
 
     stream = TwoStream(model, processor)
-    methods: dict[str, Any] = {path: load(path, model) for path in saved}
     own = (tuple(getattr(method, "templates", ())) for method in methods.values())
     by_hand = dict.fromkeys(one for one in (tuple(templates or (TEMPLATE,)), *own) if one)
-    ways: list[tuple[str, Any, Any]] = [(_alone(one), HandWritten(stream, one), lambda: None) for one in by_hand]
-    names = [method.name for method in methods.values()]
-    for path, method in methods.items():
-        name = method.name if names.count(method.name) == 1 else f"{method.name} ({path})"
-        ways.append((name, method, lambda method=method: method.bind(model, processor)))
-    return [asked.measure(*way) for way in track(ways, "evaluating")]
+    for one in by_hand:
+        yield _alone(one), HandWritten(stream, one), lambda: None
+    for name, method in zip(names_of(methods), methods.values(), strict=True):
+        yield name, method, lambda method=method: method.bind(model, processor)
 
 
-def report(record: dict[str, Any], found: Sequence[Any], asked: Asked, json: bool) -> None:
-    """Print what was measured."""
-    if json:
-        print_json({**record, "rows": [row.to_dict() for row in found]})
-        return
+def _plain(row: Row | BaseNew, asked: Asked) -> dict[str, Any]:
+    """Plain data of a row: all pictures together, and where there are several sources, each of them."""
+    if isinstance(row, BaseNew) or len(asked.sources) == 1:
+        return row.to_dict()
+    each = [{**row.of(places).to_dict(), "name": source} for source, places in asked.places()]
+    return {**row.to_dict(), "by_data": each}
+
+
+def _tables(found: Sequence[Any], asked: Asked) -> None:
     if asked.base_new:
         print_table(("", "base", "95 % interval", "new", "95 % interval", "harmonic mean"), map(_two_cells, found))
         sizes = [f"{len(mine)} pictures of {len(half)}" for half, mine in asked.halves()]
@@ -132,30 +178,39 @@ def report(record: dict[str, Any], found: Sequence[Any], asked: Asked, json: boo
             if row.why_not is not None:
                 print(f"{row.name}: nothing on new classes: {row.why_not}")
         return
-    columns = ("", "accuracy", "95 % interval", "macro", "calibration error", "ms / picture")
-    print_table(columns, map(_cells, found))
+    columns = ("accuracy", "95 % interval", "macro", "calibration error", "ms / picture")
+    if len(asked.sources) == 1:
+        print_table(("", *columns), [(row.name, *_cells(row)) for row in found])
+    else:
+        parts = asked.places() + [("all", list(range(len(asked.examples))))]
+        rows = [
+            (row.name if i == 0 else "", source, *_cells(row.of(places)))
+            for row in found
+            for i, (source, places) in enumerate(parts)
+        ]
+        print_table(("", "data", *columns), rows)
     seen = len({one.answer for one in asked.examples})
     print(f"accuracy: on {len(asked.examples)} pictures, of {len(asked.classes)} classes; interval: Wilson's")
     print(f"macro: the mean of the accuracies of {seen} classes; calibration error: expected, in 15 bins of confidence")
 
 
-def answers(found: Sequence[Any], asked: Asked) -> list[dict[str, Any]]:
+def _said(found: Sequence[Any], asked: Asked) -> list[dict[str, Any]]:
     """By picture: what it is of, what each way said and how likely it said that was."""
-    parts = [asked.examples] if not asked.base_new else [mine for _, mine in asked.halves()]
+    parts = [list(range(len(asked.examples)))] if not asked.base_new else [mine for _, mine in asked.halves()]
+    sources = [source for source, mine in asked.sources for _ in mine]
     made = []
-    for number, examples in enumerate(parts):
+    for number, places in enumerate(parts):
         mine = [(row.base, row.new)[number] if asked.base_new else row for row in found]
-        said = {row.name: (row.labels, row.chances.max(-1).values.tolist()) for row in mine if row is not None}
-        for i, one in enumerate(examples):
-            each = {name: {"class": labels[i], "probability": sure[i]} for name, (labels, sure) in said.items()}
-            made.append({"picture": _where(one), "answer": one.answer, "said": each})
+        rows = {row.name: row.said for row in mine if row is not None}
+        for i, place in enumerate(places):
+            each = {name: {"class": said[i].label, "probability": said[i].probability} for name, said in rows.items()}
+            one = asked.examples[place]
+            made.append({"data": sources[place], "picture": _where(one), "answer": one.answer, "said": each})
     return made
 
 
 def _where(example: Example) -> str | None:
     """The file of its picture, if it is one."""
-    from pathlib import Path
-
     sources = getattr(example.images, "sources", (None,))
     return str(sources[0]) if isinstance(sources[0], Path) else None
 
@@ -165,7 +220,7 @@ def _alone(templates: Sequence[str]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.name, *_accuracy(row), f"{row.macro:.3f}", f"{row.calibration_error:.3f}", f"{row.ms:.1f}")
+    return (*_accuracy(row), f"{row.macro:.3f}", f"{row.calibration_error:.3f}", f"{row.ms:.1f}")
 
 
 def _two_cells(row: BaseNew) -> tuple[str, ...]:

@@ -126,10 +126,9 @@ POPE = ("--suite", "pope")
         (("--suite", "pope", "--images", "/nowhere"), ("/nowhere", "pope")),
         (("--suite", "pope"), ("folder",)),
         (("--images", "."), ("--images", "--suite")),
-        (("--answers", "kept.jsonl"), ("--answers", "--suite")),
         (("--suite", "pope", "--shots", 2), ("--shots", "pope")),
-        (("--suite", "pope", "--answers", "/nowhere/kept.jsonl"), ("/nowhere", "kept.jsonl")),
-        (("--data", "zoo:colour"), ("2 times", "--suite")),
+        (("--suite", "pope", "--answers", "/nowhere/kept"), ("/nowhere", "kept")),
+        (("--prompt", "{question}"), ("--prompt", "--suite")),
     ],
 )
 def test_errors_say_how_to_go_on(steer_cli, words, facts):
