@@ -13,7 +13,22 @@ import typer.main
 from .. import __version__
 from .._plugins import Source, call_alone, manager, sources, warn_broken
 from ..errors import PluginError
-from . import bench, check, demo, eval, fit, fold, generate, inspect, look, memory, methods, predict, profile
+from . import (
+    bench,
+    check,
+    demo,
+    eval,
+    fit,
+    fold,
+    generate,
+    inspect,
+    look,
+    memory,
+    methods,
+    new_plugin,
+    predict,
+    profile,
+)
 from ._errors import EXIT_INTERRUPTED, told
 from ._help import HELP, in_few_columns
 from ._output import say
@@ -25,7 +40,7 @@ PANELS: dict[str, tuple[ModuleType, ...]] = {
     "Learn": (fit, memory),
     "Use": (generate, predict, fold),
     "Measure": (eval, profile, check, bench),
-    "Make": (),
+    "Make": (new_plugin,),
 }
 
 
