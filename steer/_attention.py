@@ -25,7 +25,7 @@ from ._lse import masked_lse
 from ._params import Ready
 from ._relative import Factors, Share
 from ._scores import Call, add_bias, add_prefix, merge
-from ._step import Place, RowChoice, Step, Tally, Tap, at_slots
+from ._step import Place, RowChoice, Stage, Tally, Tap, at_slots
 from .errors import MappingError
 from .gates import BoundGate, Reading
 
@@ -119,9 +119,9 @@ class AttentionPlan:
     (B, T, H, d) and (B, T, H); a module may call its attention several times in one forward, so they are lists.
     """
 
-    queries: list[Step | Tap] = field(default_factory=list)
-    keys: list[Step | Tap] = field(default_factory=list)
-    values: list[Step | Tap] = field(default_factory=list)
+    queries: list[Stage] = field(default_factory=list)
+    keys: list[Stage] = field(default_factory=list)
+    values: list[Stage] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
     prefixes: list[PrefixRows] = field(default_factory=list)
     keepers: list[Callable[[nn.Module, Call], None]] = field(default_factory=list)
@@ -278,7 +278,7 @@ class _Key(str):
     __hash__ = str.__hash__
 
 
-def _through(steps: list[Step | Tap], x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+def _through(steps: list[Stage], x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
     """Run steps that see (B, T, H, d) on a tensor (B, H, T, d) whose rows stand at `slots`."""
     if not steps:
         return x

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import _hooks, _second_stream, _streams, contrast
+from . import _hooks, _second_stream, _sharding, _spread, _streams, contrast
 from ._address import Target, resolve
 from ._attention import AttentionPlan
 from ._compile_attention import add_special, in_registry
 from ._frame import Frame
 from ._generate import around_generate
 from ._params import Slot
-from ._step import Measure, Place, RowChoice, Step, Tally, Tap
+from ._sharding import Share
+from ._step import Measure, Place, RowChoice, Stage, Step, Tally, Tap
 from ._tracker import Tracker
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
@@ -54,16 +55,19 @@ class Compiler:
     def __init__(self, model: nn.Module, model_map: ModelMap, tracker: Tracker, measure: Measure) -> None:
         self.model, self.map, self.tracker, self.measure = model, model_map, tracker, measure
         self.plan = Plan()
-        self._before: dict[str, list[Step | Tap]] = {}
-        self._after: dict[str, list[Step | Tap]] = {}
-        self._out: dict[str, tuple[Attention, list[Step | Tap]]] = {}
-        self._projected: dict[str, dict[str, list[Step | Tap]]] = {}
+        self._before: dict[str, list[Stage]] = {}
+        self._after: dict[str, list[Stage]] = {}
+        self._out: dict[str, tuple[Attention, list[Stage]]] = {}
+        self._projected: dict[str, dict[str, list[Stage]]] = {}
         self._mixers: dict[str, Attention] = {}
         self.cache_edits: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
-        self._logits: list[Step | Tap] = []
-        self._fields: dict[tuple[str, str], list[Step | Tap]] = {}
+        self._logits: list[Stage] = []
+        self._fields: dict[tuple[str, str], list[Stage]] = {}
         self._choices: dict[tuple[str, Positions | None], RowChoice] = {}
         self._keeps: dict[str, AttentionPlan] = {}
+        self.sharding = _sharding.sharding_of(model)
+        if self.sharding is not None:
+            _sharding.check_map(model_map, self.sharding)
 
     def add(self, item: Intervention) -> None:
         """Compile one intervention."""
@@ -79,8 +83,7 @@ class Compiler:
             if needs_frame:
                 self.plan.towers.add(item.site.tower)
             for target, place, width in self._places(item.site):
-                bound = self._bind(item, target, place, width)
-                step = Step(place, self.choice(item.site), bound, item.gate, self.measure, needs_frame)
+                step = self._step(item, target, place, width, needs_frame)
                 places.append((place, step.tally))
                 self._file(item.site, target, step)
             if isinstance(item.op, Append):
@@ -100,7 +103,11 @@ class Compiler:
             )
         places = []
         for target, place, _ in self._places(site):
-            self._file(site, target, Tap(place, self.choice(site), keep))
+            share = self.share(site, target)
+            tap = Tap(place, self.choice(site), keep)
+            if share is not None:
+                tap = Tap(replace(place, heads=None), tap.choice, _spread.whole_recording(keep, place, share))
+            self._file(site, target, tap)
             places.append(place)
         return places
 
@@ -157,20 +164,59 @@ class Compiler:
             found.append((target, place, width))
         return found
 
-    def _slot(self, target: Target | None, place: Place, width: int | None) -> Slot:
+    def share(self, site: Site, target: Target | None) -> Share | None:
+        """Which heads of a target this process holds; None where all, as in every model that is not spread."""
+        if self.sharding is None or target is None or target.attention is None or not site.has_heads:
+            return None
+        return self.sharding.share(target.attention, site.name)
+
+    def key_share(self, mixer: Attention) -> Share | None:
+        """Which of a mixer's KV heads this process holds; None where all."""
+        return None if self.sharding is None else self.sharding.share(mixer, "head_k")
+
+    def query_share(self, mixer: Attention) -> Share | None:
+        """Which of a mixer's query heads this process holds; None where all."""
+        return None if self.sharding is None else self.sharding.share(mixer, "head_q")
+
+    def _step(self, item: Intervention, target: Target | None, place: Place, width: int | None, frame: bool) -> Any:
+        share, choice = self.share(item.site, target), self.choice(item.site)
+        if share is None:
+            return Step(place, choice, self._bind(item, target, place, width), item.gate, self.measure, frame)
+        if _spread.learns(item.op, item.gate):
+            _sharding.refuse_training(self.model, f"training {item.label!r} at the heads")
+        if not _spread.apart(item.op) or not _spread.apart(item.gate):
+            bound = self._bind(item, target, place, width)
+            return _spread.Together(Step(place, choice, bound, item.gate, self.measure, frame), share)
+        places = share.places(place.heads)
+        if not places:
+            return _spread.Away(place, choice)
+        bound = self._bind(item, target, place, width, places)
+        heads = None if place.heads is None else [place.heads[i] - share.first for i in places]
+        return Step(replace(place, heads=heads, asked=place.heads), choice, bound, item.gate, self.measure, frame)
+
+    def _slot(self, target: Target | None, place: Place, width: int | None, here: Sequence[int] | None) -> Slot:
         heads = None
         if place.has_heads and target is not None and target.attention is not None:
             mixer = target.attention
             total = mixer.num_kv_heads if place.site in ("head_k", "head_v") else mixer.num_heads
             heads = len(place.heads) if place.heads is not None else total
-        return Slot(str(place), target.place if target else 0, target.count if target else 1, heads, width)
+        held = None if here is None or heads is None else (heads, here)
+        heads = heads if here is None else len(here)
+        return Slot(str(place), target.place if target else 0, target.count if target else 1, heads, width, held)
 
-    def _bind(self, item: Intervention, target: Target | None, place: Place, width: int | None) -> Any:
-        slot = self._slot(target, place, width)
+    def _bind(
+        self,
+        item: Intervention,
+        target: Target | None,
+        place: Place,
+        width: int | None,
+        here: Sequence[int] | None = None,
+    ) -> Any:
+        slot = self._slot(target, place, width, here)
         gate = item.gate.bind(slot) if item.gate is not None else None
         return item.op.bind(slot, gate)  # type: ignore[union-attr]
 
-    def _file(self, site: Site, target: Target | None, step: Step | Tap) -> None:
+    def _file(self, site: Site, target: Target | None, step: Stage) -> None:
         """Put a step where its module's hook will be made."""
         if site.name == "logits":
             self._logits.append(step)
@@ -201,7 +247,7 @@ class Compiler:
             assert mixer is not None
             self._file_heads(site, mixer, step)
 
-    def _file_heads(self, site: Site, mixer: Attention, step: Step | Tap) -> None:
+    def _file_heads(self, site: Site, mixer: Attention, step: Stage) -> None:
         self._mixers[mixer.path] = mixer
         if site.name == "head_out":
             self._out.setdefault(mixer.path, (mixer, []))[1].append(step)
@@ -254,7 +300,11 @@ class Compiler:
             self._hook(_streams.widen, self.model.get_submodule(layer.path))
 
     def attention_of(self, mixer: Attention) -> AttentionPlan:
-        return self.plan.attention.setdefault(mixer.path, AttentionPlan())
+        if mixer.path not in self.plan.attention:
+            made = self.plan.attention[mixer.path] = AttentionPlan()
+            if self.sharding is not None:
+                _spread.count_heads(made, mixer, self.sharding.here(mixer), self.row_choice(None, "text"))
+        return self.plan.attention[mixer.path]
 
     def _want(self, mixer: Attention, lse: bool) -> None:
         """Have the query (and the log-sum-exp) of a module's forward kept for its output projection."""
@@ -271,9 +321,11 @@ class Compiler:
         else:
             self._projected.setdefault(mixer.path, {}).setdefault("q", [])
 
-    def _finish_head_out(self, mixer: Attention, steps: list[Step | Tap]) -> None:
+    def _finish_head_out(self, mixer: Attention, steps: list[Stage]) -> None:
         assert mixer.out_proj is not None
         assert mixer.num_heads is not None
+        share = None if self.sharding is None else self.sharding.share(mixer, "head_out")
+        heads = mixer.num_heads if share is None else share.count
         plan = self.plan.attention.get(mixer.path)
         if plan is not None and not plan.wants_query:
             plan = None
@@ -281,13 +333,14 @@ class Compiler:
             plan = self._kept(mixer)
         if plan is not None:
             self._hook(_hooks.forget_query, self.model.get_submodule(mixer.path), plan)
-        self._hook(_hooks.before_out_proj, self.model.get_submodule(mixer.out_proj), steps, mixer.num_heads, plan)
+        self._hook(_hooks.before_out_proj, self.model.get_submodule(mixer.out_proj), steps, heads, plan)
 
     def _kept(self, mixer: Attention) -> AttentionPlan:
         """Where the query of a module outside the registry is kept between its projection and its output."""
         return self._keeps.setdefault(mixer.path, AttentionPlan())
 
-    def _finish_projections(self, mixer: Attention, parts: dict[str, list[Step | Tap]]) -> None:
+    def _finish_projections(self, mixer: Attention, parts: dict[str, list[Stage]]) -> None:
+        mixer = mixer if self.sharding is None else self.sharding.here(mixer)
         for part, steps in parts.items():
             projection: Projection = getattr(mixer, part)
             heads = mixer.num_heads if part == "q" else mixer.num_kv_heads
@@ -299,6 +352,8 @@ class Compiler:
     def _finish_logits(self) -> None:
         from transformers import GenerationMixin
 
+        if self.sharding is not None and self.map.logits and self.sharding.gives_part(self.map.logits):
+            raise MappingError(f"{self.map.logits} gives each process its part of the scores; no process has them all")
         generate = getattr(type(self.model), "generate", GenerationMixin.generate)
         own = generate is not GenerationMixin.generate
         if own and self.map.logits is not None:
@@ -315,7 +370,9 @@ class Compiler:
             def read(keys: torch.Tensor, values: torch.Tensor, place: Place = place) -> None:
                 keep(place, (keys, values))
 
-            self.cache_edits.setdefault(target.attention.path, []).append((place, Tally(), read))
+            share = self.key_share(target.attention)
+            edit = read if share is None else _spread.whole_cache(read, share, target.attention)
+            self.cache_edits.setdefault(target.attention.path, []).append((place, Tally(), edit))
             places.append(place)
         return places
 

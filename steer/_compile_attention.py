@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from . import _spread
 from ._address import Target, resolve
 from ._attention import Bias, PrefixRows
 from ._params import Ready, Slot
 from ._scores import LIMIT
+from ._sharding import refuse_training
 from ._step import Place, RowChoice, Tally
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
@@ -29,6 +32,8 @@ def add_special(compiler: Compiler, item: Intervention, places: list[tuple[Place
         place = Place(item.site.name, item.site.tower, target.layer.index, item.site.attention, target.heads)
         tally = Tally()
         places.append((place, tally))
+        if isinstance(item.op, Keep | KeyBias | Prefix):
+            _spread.refuse_masks(place, mixer, compiler.query_share(mixer), compiler.key_share(mixer))
         if isinstance(item.op, Keep):
             compiler.attention_of(in_registry(mixer, place)).keepers.append(
                 _keeper(compiler, item, item.op, target, place, tally)
@@ -36,13 +41,15 @@ def add_special(compiler: Compiler, item: Intervention, places: list[tuple[Place
             continue
         if item.site.name == "cache":
             assert isinstance(item.op, Apply)
-            compiler.cache_edits.setdefault(mixer.path, []).append((place, tally, item.op.function))
+            share = compiler.key_share(mixer)
+            edit = item.op.function if share is None else _spread.whole_cache(item.op.function, share, mixer)
+            compiler.cache_edits.setdefault(mixer.path, []).append((place, tally, edit))
             continue
         in_registry(mixer, place)
         if isinstance(item.op, KeyBias):
             compiler.attention_of(mixer).biases.append(_bias(compiler, item, item.op, target, mixer, place, tally))
         elif isinstance(item.op, Prefix):
-            compiler.attention_of(mixer).prefixes.append(_prefix(item.op, target, mixer, place, tally))
+            compiler.attention_of(mixer).prefixes.append(_prefix(compiler, item.op, target, mixer, place, tally))
 
 
 def _keeper(
@@ -55,6 +62,10 @@ def _keeper(
     compiler.plan.prunes = True
     compiler.tracker.wants_images |= op.images
     choice = RowChoice(None, "text", compiler.tracker)
+    assert target.attention is not None
+    keys = compiler.key_share(target.attention)
+    if keys is not None:
+        op = replace(op, function=_spread.whole_choice(op.function, compiler.query_share(target.attention), keys))
     return Keeper(place, choice, op, masks_of(compiler.model), target.place, target.count, tally)
 
 
@@ -64,12 +75,23 @@ def _bias(
     total = mixer.num_heads or 1
     chosen = list(target.heads) if target.heads is not None else list(range(total))
     slot = Slot(str(place), target.place, target.count, len(chosen), None)
-    gate_slot = Slot(str(place), target.place, target.count, total, mixer.head_dim)
+    share = compiler.query_share(mixer)
+    here = total if share is None else share.count
+    held = None if share is None else (total, share.places(None))
+    gate_slot = Slot(str(place), target.place, target.count, here, mixer.head_dim, held)
+    if share is not None:
+        if not _spread.apart(item.gate):
+            raise InterventionError(
+                f"{place}: the gate of {item.label!r} may look at all heads, and some are elsewhere"
+            )
+        if _spread.learns(op, item.gate):
+            refuse_training(compiler.model, f"training {item.label!r} at the heads")
 
     def value() -> torch.Tensor:
         # an infinite one times the 0 of a row that was not chosen is NaN
         taken = slot.take("value", op.value, 0).expand(len(chosen)).clamp(-LIMIT, LIMIT)
-        return taken.new_zeros(total).index_copy(0, torch.tensor(chosen, device=taken.device), taken)
+        of_all = taken.new_zeros(total).index_copy(0, torch.tensor(chosen, device=taken.device), taken)
+        return of_all if share is None else share.own(of_all, 0)
 
     ready = Ready(value, op.value)
     ready.on(torch.empty(0))
@@ -86,7 +108,10 @@ def _bias(
     )
 
 
-def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: Tally) -> PrefixRows:
+def _prefix(compiler: Compiler, op: Prefix, target: Target, mixer: Attention, place: Place, tally: Tally) -> PrefixRows:
+    share = compiler.key_share(mixer)
+    if share is not None and _spread.learns(op):
+        refuse_training(compiler.model, "training keys and values at kv_prefix")
     heads, width, value_width = mixer.num_kv_heads, mixer.head_dim, mixer.value_dim
 
     def take(name: str, value: torch.Tensor, last: int | None) -> torch.Tensor:
@@ -97,7 +122,8 @@ def _prefix(op: Prefix, target: Target, mixer: Attention, place: Place, tally: T
                 f"{name} has shape {shape} at {place}; expected [{heads}, n, {last}] or "
                 f"[{target.count}, {heads}, n, {last}]"
             )
-        return value[target.place] if value.ndim == 4 else value
+        of_all = value[target.place] if value.ndim == 4 else value
+        return of_all if share is None else share.own(of_all, 0)
 
     keys = Ready(lambda: take("keys", op.keys, width), op.keys)
     values = Ready(lambda: take("values", op.values, value_width), op.values)

@@ -11,12 +11,12 @@ from einops import rearrange
 from torch import nn
 
 from ._attention import AttentionPlan
-from ._step import Place, Step, Tally, Tap
+from ._step import Place, Stage, Tally
 from .contrast import aside
 from .errors import InterventionError, MappingError
 from .model_map import Projection
 
-Steps = Sequence[Step | Tap]
+Steps = Sequence[Stage]
 
 
 def before(module: nn.Module, steps: Steps) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ class Slot:
         layers: how many layers the intervention has.
         heads: how many heads are chosen here, or None at a site without heads.
         width: the last dimension of the tensor at this site.
+        held: where a model is spread over processes, how many heads are chosen in all, and which of those are here;
+            parameters are given for all of them.
     """
 
     where: str
@@ -31,6 +33,7 @@ class Slot:
     layers: int
     heads: int | None
     width: int | None
+    held: tuple[int, Sequence[int]] | None = None
 
     def take(self, name: str, value: Number, unit: int, last: int | None = None) -> torch.Tensor:
         """This layer's slice of a parameter.
@@ -52,11 +55,12 @@ class Slot:
         if not tensor.is_floating_point():
             tensor = tensor.float()
         leading = tuple(tensor.shape[: tensor.ndim - unit]) if tensor.ndim >= unit else None
+        chosen = self.heads if self.held is None else self.held[0]
         allowed: list[tuple[int, ...]] = [()]
-        if self.heads is None:
+        if chosen is None:
             allowed.append((self.layers,))
         else:
-            allowed += [(self.heads,), (self.layers, self.heads), (self.layers, 1)]
+            allowed += [(chosen,), (self.layers, chosen), (self.layers, 1)]
         fits = leading in allowed and (unit == 0 or last is None or tensor.shape[tensor.ndim - unit] == last)
         if not fits:
             shapes = " or ".join(str([*lead, *([last or "?"] * min(unit, 1)), *["r"] * (unit - 1)]) for lead in allowed)
@@ -66,7 +70,13 @@ class Slot:
             tensor = tensor[self.place]
         if self.heads is not None and (leading == () or leading is None):
             tensor = tensor.unsqueeze(0)
-        return tensor
+        return tensor if self.held is None else self._here(tensor)
+
+    def _here(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The heads in this process, of (all chosen ones or 1, *unit)."""
+        assert self.held is not None
+        chosen, here = self.held
+        return tensor[list(here)] if chosen > 1 and tensor.shape[0] == chosen else tensor
 
 
 class Ready:

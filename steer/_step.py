@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.compiler import is_compiling
@@ -27,6 +27,7 @@ class Place:
         site, tower, layer, attention: the address; layer -1 where there is none.
         heads: the chosen heads, or None for all or where there are none.
         has_heads: whether the tensor is (..., T, H, d) rather than (..., T, D).
+        asked: the chosen heads as the model counts them, where `heads` are those of a process that holds some only.
     """
 
     site: str
@@ -35,12 +36,36 @@ class Place:
     attention: str = "self"
     heads: Sequence[int] | None = None
     has_heads: bool = False
+    asked: Sequence[int] | None = None
 
     def __str__(self) -> str:
         layer = f" layer {self.layer}" if self.layer >= 0 else ""
         cross = " cross-attention" if self.attention == "cross" else ""
-        heads = f" heads {list(self.heads)}" if self.heads is not None else ""
+        chosen = self.heads if self.asked is None else self.asked
+        heads = f" heads {list(chosen)}" if chosen is not None else ""
         return f"{self.site} {self.tower}{layer}{cross}{heads}"
+
+
+class Stage(Protocol):
+    """Something at one place that takes a tensor as it passes, and perhaps its query and log-sum-exp."""
+
+    @property
+    def place(self) -> Place: ...
+
+    @property
+    def choice(self) -> RowChoice: ...
+
+    @property
+    def needs_query(self) -> bool: ...
+
+    @property
+    def needs_lse(self) -> bool: ...
+
+    def __call__(
+        self, x: torch.Tensor, query: torch.Tensor | None = None, lse: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Take x as `Step` does and give the new one."""
+        ...
 
 
 @dataclass
