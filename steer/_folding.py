@@ -36,7 +36,18 @@ class Folded:
     effect: float
 
     def save_pretrained(self, folder: str | os.PathLike[str], processor: Any = None) -> None:
-        """Write the checkpoint as transformers does, the processor (or tokenizer) beside it if given."""
+        """Write the checkpoint as transformers does, the processor (or tokenizer) beside it if given.
+
+        Raises:
+            InterventionError: the model is quantised in a way that transformers does not write.
+        """
+        quantiser = getattr(self.model, "hf_quantizer", None)
+        if quantiser is not None and not quantiser.is_serializable():
+            kind = getattr(quantiser.quantization_config.quant_method, "value", "some method")
+            raise InterventionError(
+                f"{type(self.model).__name__} is quantised by {kind}, and transformers writes no such checkpoint; fold the "
+                "model as it was before, save that, and quantise it when it is loaded"
+            )
         self.model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
