@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -20,7 +21,12 @@ def processes_of(worker: Any) -> PartialState:
     Args:
         worker: a model or tensor, on the device where the work is done.
     """
-    return PartialState(cpu=worker.device.type in ("cpu", "meta"))
+    first = not PartialState._shared_state
+    state = PartialState(cpu=worker.device.type in ("cpu", "meta"))
+    if first and state.num_processes > 1:
+        # Whoever made the group takes it down: threads of gloo that still run at the end abort the process.
+        atexit.register(state.destroy_process_group)
+    return state
 
 
 def split_by_tensors(model: Any) -> bool:
