@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SteerError
 from ._labelled import Wanted, drawn
+from ._model import is_main_process
 from ._output import print_json, print_table
 from ._settings import given_by_option
 from ._sources import json_file
@@ -93,17 +94,22 @@ def report(
     record: dict[str, Any],
     json: bool,
 ) -> None:
-    """Measure the method beside hand-written prompts, on what it chose by or else on what it was fitted on."""
+    """Measure the method beside hand-written prompts, on what it chose by or else on what it was fitted on.
+
+    The processes share the pictures; the first one prints.
+    """
     from .._classifying import TEMPLATE, HandWritten, measure
     from ..two_stream import TwoStream
 
     shown, where = (chosen_by, "dev") if chosen_by else (fitted_on, "fitted on")
     by_hand = HandWritten(TwoStream(model, processor), getattr(method, "templates", None) or (TEMPLATE,))
-    after = measure("after", method, shown, method.classes)
+    after = measure("after", method, shown, method.classes, model=model)
     try:
-        before = measure("before", by_hand, shown, method.classes)
+        before = measure("before", by_hand, shown, method.classes, model=model)
     except SteerError:  # a name for which the method has room, and the words of the prompt leave none
         before = None
+    if not is_main_process():
+        return
     count = getattr(method, "number_of_parameters", None)
     numbers = count() if count is not None else sum(tensor.numel() for tensor in method.tensors.values())
     if json:

@@ -77,6 +77,20 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def shared_weights() -> bool:
+    """Whether `accelerate launch` was told that the processes share the model's weights (FSDP).
+
+    Raises:
+        SteerError: they were to share them through DeepSpeed, which only a script of one's own can.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise SteerError(
+            "the command line does not start DeepSpeed; spread the weights with docs/configs/fsdp2.yaml, or fit in a "
+            "script of your own (docs/distributed.md)"
+        )
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def _default_device() -> str:
     import torch
 

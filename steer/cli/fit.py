@@ -15,7 +15,7 @@ from ._asking import config_option
 from ._complete import methods, offer
 from ._data import LABELLED, Limit, Seed, data_option, examples, shots_option
 from ._labelled import Classes, Read, SkipUnreadable, Wanted, refuse
-from ._model import Device, Dtype, ModelName, is_main_process, load
+from ._model import Device, Dtype, ModelName, is_main_process, load, shared_weights
 from ._output import AsJson, check_folder, out_option, print_json, print_table, quiet_in_a_pipe
 from ._resuming import checkpoints_option, resumable
 
@@ -78,6 +78,7 @@ def command(
     The same command goes on with a fit that was interrupted.
     """
     from ..registry import create, method_class
+    from ..training import shard
     from . import _fit_labelled
     from ._settings import config_hints, fit_hints, parse
 
@@ -100,6 +101,8 @@ def command(
         fitted_on, chosen_by = _examples(data, dev, limit, seed)
     made = create(method, **fields)
     loaded, processor = load(model, device, dtype)
+    if shared_weights():
+        shard(loaded)
     takes = inspect.signature(cls.fit).parameters
     options |= {"dev": chosen_by or None} if "dev" in takes else {}
     options |= {"folder": folder} if folder is not None else {}
@@ -109,17 +112,18 @@ def command(
         made.fit(loaded, processor, fitted_on, seed=seed, **options)
     seconds = time.perf_counter() - start
     _wait_for_all()
-    if not is_main_process():
-        return
-    made.save_pretrained(out)
-    if folder is not None and checkpoints is None and not keep_checkpoints:
-        shutil.rmtree(folder, ignore_errors=True)
+    if is_main_process():
+        made.save_pretrained(out)
+        if folder is not None and checkpoints is None and not keep_checkpoints:
+            shutil.rmtree(folder, ignore_errors=True)
     record: dict[str, Any] = {"method": method, "model": model, "data": data, "examples": len(fitted_on)}
     record |= {"dev_examples": len(chosen_by), "seed": seed, "seconds": round(seconds, 3), "out": str(out.absolute())}
     if labelled:
         _fit_labelled.report(loaded, processor, made, fitted_on, chosen_by, record, json)
     else:
-        _report(made, *_measured(loaded, processor, made, chosen_by), record, bool(dev), json)
+        before, after = _measured(loaded, processor, made, chosen_by)
+        if is_main_process():
+            _report(made, before, after, record, bool(dev), json)
 
 
 def _report(method: Method, before: Row, after: Row, record: dict[str, Any], given: bool, json: bool) -> None:
@@ -161,10 +165,10 @@ def _examples(data: str, dev: str | None, limit: int | None, seed: int) -> tuple
 
 
 def _measured(model: Any, processor: Any, method: Method, queries: list[Example]) -> tuple[Row, Row]:
-    """On held-out examples, without the method and with it."""
+    """On held-out examples, without the method and with it; the processes share them."""
     from .._evaluating import Evaluation, Way
 
-    run, template = Evaluation(model, processor, queries), getattr(method, "template", None)
+    run, template = Evaluation(model, processor, queries, shared=True), getattr(method, "template", None)
     return run.measure(Way("before", template=template)), run.measure(Way("after", method, template=template))
 
 
