@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SteerError
-from ..files import write_whole
 from ._output import print_json
 
 
@@ -44,6 +43,8 @@ class Output:
         """The file, with every answer; what was kept on the way to it is not needed any more."""
         if self._out is None:
             return
+        from ..files import write_whole  # not at the top: it imports torch, which `--help` need not wait for
+
         write_whole(self._out, (_json.dumps({**record, "rows": rows, "answers": said}, indent=2) + "\n").encode())
         if self._wanted is None and self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

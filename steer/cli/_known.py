@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ def keep(found: Mapping[str, MethodInfo]) -> None:
         temporary.write_text(json.dumps({"plugins": _plugins(), "methods": names}), encoding="utf-8")
         os.replace(temporary, file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _file() -> Path:

@@ -75,7 +75,7 @@ def command(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Measure how well a model answers: alone, always, and each method beside it.
+    """Measure how well a model answers, alone and with methods.
 
     On examples, labelled pictures or a benchmark. Under `accelerate launch` the processes share the work; the same
     command goes on with a run that was interrupted.

@@ -52,7 +52,10 @@ def command(
     out: Annotated[Path | None, out_option("the plugin (steer-NAME)")] = None,
     json: AsJson = False,
 ) -> None:
-    """Start a plugin of your own: a package with a method, its tests and an entry point."""
+    """Start a plugin of your own, a method with its tests.
+
+    A package that can be installed, with an entry point by which steer finds it.
+    """
     names = check_name(name)
     folder = out if out is not None else Path(names.distribution)
     check_folder(folder, "the plugin")
