@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
+
 from ..errors import SteerError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -15,6 +17,8 @@ def told(error: Exception) -> tuple[str, int]:
         return "", EXIT_USAGE
     if _is_usage(error):
         return _usage(error), EXIT_USAGE
+    if isinstance(error, typer.Abort):
+        return "stopped", EXIT_ERROR
     if isinstance(error, SteerError):
         return str(error), EXIT_ERROR
     return f"{type(error).__name__}: {error} (--debug shows where)", EXIT_ERROR
@@ -34,5 +38,5 @@ def _usage(error: Any) -> str:
         text = f"there is no option {error.option_name}" + (f"; did you mean {near[0]}?" if near else "")
     else:
         text = str(error.format_message()).strip()
-        text = text[:1].lower() + text[1:]
+        text = text[:1].lower() + text[1:].replace(". Did you mean", "; did you mean")
     return f"{text.rstrip('.')} (`{here} --help` lists what there is)"

@@ -48,6 +48,25 @@ def test_the_answer_is_what_the_model_gives_by_hand(steer_cli, picture):
     assert data == {"model": "tiny-vlm", "prompt": EXAMPLE.question, "methods": [], "answer": by_hand(), "report": None}
 
 
+def test_a_method_is_given_by_name_with_its_fields(steer_cli, picture):
+    method = ("--method", "head_mask", "--config", "heads=[[3,1]]")
+    ran = steer_cli(
+        "generate", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, *method, "--json"
+    )
+    assert ran.code == 0, ran.err
+    assert [line["layer"] for line in json.loads(ran.out)["report"]["interventions"]] == [3]
+
+
+def test_tokens_are_drawn_only_when_asked_for_and_by_the_seed(steer_cli, picture):
+    asked = ("generate", "--model", "tiny-vlm", "--prompt", EXAMPLE.question, "--image", picture, "--max-new-tokens", 4)
+    drawn = [steer_cli(*asked, "--temperature", 50, "--seed", seed).out for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+    # The likeliest token alone is left to be drawn.
+    assert steer_cli(*asked, "--top-p", 1e-6, "--seed", 5).out == steer_cli(*asked).out
+    assert "--temperature 0" in steer_cli(*asked, "--temperature", 0).err
+
+
 def test_a_saved_method_changes_the_answer_and_the_report_says_where(steer_cli, picture, plugged, tmp_path):
     plugged(ToyPlugin())
     model, _ = steer.zoo.load("tiny-vlm")
