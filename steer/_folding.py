@@ -45,8 +45,8 @@ class Folded:
         if quantiser is not None and not quantiser.is_serializable():
             kind = getattr(quantiser.quantization_config.quant_method, "value", "some method")
             raise InterventionError(
-                f"{type(self.model).__name__} is quantised by {kind}, and transformers writes no such checkpoint; fold the "
-                "model as it was before, save that, and quantise it when it is loaded"
+                f"{type(self.model).__name__} is quantised by {kind}, and transformers writes no such checkpoint; fold "
+                "the model as it was before, save that, and quantise it when it is loaded"
             )
         self.model.save_pretrained(folder)
         if processor is not None:

@@ -1,4 +1,4 @@
-"""How every method of the package is made on a model in a moment: one recipe each, and none for a method that is new."""
+"""How every method of the package is made on a model in a moment: one recipe each, and a new method has none."""
 
 from __future__ import annotations
 
