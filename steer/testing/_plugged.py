@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pluggy import PluginValidationError
+
 from .._plugins import manager
 from ..errors import PluginError
 from ..hookspecs import hookimpl
@@ -42,8 +44,11 @@ def plugged(plugin: object, name: str = "plugged") -> Iterator[object]:
     plugins = manager()
     try:
         plugins.register(registered, name=name)
-    except ValueError as error:
-        raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from error
+        plugins.check_pending()
+    except (ValueError, PluginValidationError) as error:
+        if plugins.get_plugin(name) is registered:
+            plugins.unregister(registered)
+        raise PluginError(f"the plugin {name!r} cannot be registered: {' '.join(str(error).split())}") from error
     try:
         yield plugin
     finally:
