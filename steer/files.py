@@ -119,7 +119,7 @@ def read_folder(folder: str | os.PathLike[str]) -> SavedMethod:
         )
     for name, tensor in tensors.items():
         if not _finite(tensor):
-            raise FileFormatError(f"tensor {name!r} of {source / TENSORS_NAME} holds NaN or infinity")
+            raise FileFormatError(f"tensor {name!r:.80} of {source / TENSORS_NAME} holds NaN or infinity")
     return SavedMethod(record["method"], record["config"], tensors, record["provenance"], record["plugin"])
 
 
@@ -223,7 +223,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 def _first_difference(declared: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     for name in sorted({*declared, *found}):
         if declared.get(name) != found.get(name):
-            return f"tensor {name!r} is listed as {declared.get(name)!r:.80} and stored as {found.get(name)!r:.80}"
+            return f"tensor {name!r:.80} is listed as {declared.get(name)!r:.80} and stored as {found.get(name)!r:.80}"
     return "the order differs"
 
 

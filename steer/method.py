@@ -190,7 +190,7 @@ class Method(ABC):
             return found._from_saved(saved)  # type: ignore[return-value]
         if saved.method != cls.name:
             raise FileFormatError(
-                f"{path} holds method {saved.method!r}, not {cls.name!r}; use steer.load to load any method"
+                f"{path} holds method {saved.method!r:.100}, not {cls.name!r}; use steer.load to load any method"
             )
         return cls._from_saved(saved)
 
@@ -310,7 +310,7 @@ def _differences(made_for: Any, found: Mapping[str, Any]) -> list[str]:
         if theirs == ours:
             continue
         if theirs is None or ours is None:
-            differences.append(f"tower {name!r} is {'new here' if theirs is None else 'missing here'}")
+            differences.append(f"tower {name!r:.60} is {'new here' if theirs is None else 'missing here'}")
         else:
             differences.extend(_tower_differences(name, theirs, ours))
     return differences or ["its recorded fingerprint is of another format"]
@@ -318,7 +318,7 @@ def _differences(made_for: Any, found: Mapping[str, Any]) -> list[str]:
 
 def _tower_differences(name: str, theirs: Any, ours: Mapping[str, Any]) -> list[str]:
     if not isinstance(theirs, Mapping) or not isinstance(theirs.get("layers"), list):
-        return [f"the recorded tower {name!r} cannot be read"]
+        return [f"the recorded tower {name!r:.60} cannot be read"]
     differences = []
     if theirs.get("width") != ours["width"]:
         differences.append(f"tower {name!r} had width {theirs.get('width')!r:.20}, here {ours['width']}")

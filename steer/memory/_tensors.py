@@ -99,7 +99,7 @@ def map_tensors(path: Path, declared: Mapping[str, Any]) -> dict[str, torch.Tens
         raise FileFormatError(f"{path} does not hold what was saved: {_first_difference(declared['entries'], found)}")
     for name, tensor in tensors.items():
         if not all_finite(tensor):
-            raise FileFormatError(f"tensor {name!r} of {path} holds NaN or infinity")
+            raise FileFormatError(f"tensor {name!r:.80} of {path} holds NaN or infinity")
     return tensors
 
 

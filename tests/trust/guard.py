@@ -34,15 +34,19 @@ class Watch:
     Attributes:
         inside: the only folder that may be written to.
         broken: what happened that may not.
-        paused: whether events are let pass, as while libraries are imported.
+        let: events that may happen all the same, as libraries that a command loads.
+        paused: whether events are let pass.
     """
 
     inside: Path
+    let: tuple[str, ...] = ()
     broken: list[str] = field(default_factory=list)
     paused: bool = False
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note an event of Python's, if it is one that may not happen."""
+        if event in self.let:
+            return
         if event in FORBIDDEN:
             self.broken.append(f"{FORBIDDEN[event]}: {event} {arguments[:2]!r:.200}")
         elif event == "open" and _writes(arguments):
@@ -83,7 +87,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def watched(inside: Path) -> Iterator[Watch]:
+def watched(inside: Path, let: tuple[str, ...] = ()) -> Iterator[Watch]:
     """Watch this process; afterwards nothing that may not happen has happened.
 
     Raises:
@@ -92,7 +96,7 @@ def watched(inside: Path) -> Iterator[Watch]:
     if not _installed:  # an audit hook cannot be taken back
         sys.addaudithook(_audit)
         _installed.append(True)
-    watch = Watch(inside)
+    watch = Watch(inside, let)
     _watching.append(watch)
     try:
         yield watch
