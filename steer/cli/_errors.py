@@ -21,6 +21,9 @@ def told(error: Exception) -> tuple[str, int]:
         return "stopped", EXIT_ERROR
     if isinstance(error, SteerError):
         return str(error), EXIT_ERROR
+    # A full disk, a folder that is not ours, a name that is too long: the system's no, and no bug.
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{str(error.filename)[:200]}: {error.strerror}", EXIT_ERROR
     return f"{type(error).__name__}: {error} (--debug shows where)", EXIT_ERROR
 
 

@@ -72,8 +72,9 @@ def command(
     )
     try:
         about, rows = run(options)
-    except ValueError as error:
-        raise SteerError(str(error)) from error
+    # torch raises the last two for a device that it does not know or was not built for.
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise SteerError((str(error).splitlines() or [type(error).__name__])[0]) from error
     if png is not None:
         from steer_kernels.bench.plot import plot
 
