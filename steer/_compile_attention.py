@@ -76,16 +76,9 @@ def _bias(
     chosen = list(target.heads) if target.heads is not None else list(range(total))
     slot = Slot(str(place), target.place, target.count, len(chosen), None)
     share = compiler.query_share(mixer)
-    here = total if share is None else share.count
-    held = None if share is None else (total, share.places(None))
-    gate_slot = Slot(str(place), target.place, target.count, here, mixer.head_dim, held)
-    if share is not None:
-        if not _spread.apart(item.gate):
-            raise InterventionError(
-                f"{place}: the gate of {item.label!r} may look at all heads, and some are elsewhere"
-            )
-        if _spread.learns(op, item.gate):
-            refuse_training(compiler.model, f"training {item.label!r} at the heads")
+    gate_slot = Slot(str(place), target.place, target.count, total, mixer.head_dim)
+    if share is not None and _spread.learns(op, item.gate):
+        refuse_training(compiler.model, f"training {item.label!r} at the heads")
 
     def value() -> torch.Tensor:
         # an infinite one times the 0 of a row that was not chosen is NaN
@@ -101,7 +94,7 @@ def _bias(
         compiler.choice(item.site),
         compiler.row_choice(op.keys, item.site.tower),
         ready,
-        gate.bind(gate_slot) if gate is not None else None,
+        _spread.bound_gate(gate, gate_slot, share) if gate is not None else None,
         gate is not None and gate.needs_lse,
         op.relative,
         tally,

@@ -155,6 +155,24 @@ def sharding_of(model: nn.Module) -> Sharding | None:
     return Sharding(model) if spread else None
 
 
+def projected(model: nn.Module, mixer: Attention, results: torch.Tensor) -> torch.Tensor:
+    """What an attention's output projection makes of results of all heads: (..., H, d_v) to (..., D), bias included.
+
+    The projection is called, never read: it may be quantised, offloaded, adapted, or spread.
+    """
+    assert mixer.out_proj is not None
+    sharding = sharding_of(model)
+    share = None if sharding is None else sharding.share(mixer, "head_out")
+    here = results if share is None else share.own(results, -2)
+    made: torch.Tensor = model.get_submodule(mixer.out_proj)(here.flatten(-2))
+    return made
+
+
+def is_spread(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has its numbers in several processes."""
+    return hasattr(tensor, "placements")
+
+
 def refuse_training(model: nn.Module, what: str) -> None:
     """Raise where a model is spread: gradients of the heads elsewhere never come here.
 
@@ -163,8 +181,8 @@ def refuse_training(model: nn.Module, what: str) -> None:
     """
     if sharding_of(model) is not None:
         raise InterventionError(
-            f"{what} of a model that is spread by tensor parallelism: this process gets no gradient of the heads that "
-            "others hold; train on a model that is whole, save the method, and attach it here"
+            f"{what} of a model that is spread by tensor parallelism (tp_plan): this process gets no gradient of the "
+            "heads that others hold; train on a model that is whole, save the method, and attach it here"
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import gates, ops
+from ._params import Slot
 from ._sharding import Share
 from ._step import Place, RowChoice, Step, Tally
 from .errors import MappingError
@@ -118,6 +119,23 @@ class Counted:
                 "expected from the plan by which the model is spread"
             )
         return x
+
+
+def bound_gate(gate: gates.Gate, slot: Slot, share: Share | None) -> gates.BoundGate:
+    """A gate of all heads of an attention, bound to one layer, that gives the strengths of the heads here."""
+    if share is None:
+        return gate.bind(slot)
+    if apart(gate):
+        return gate.bind(replace(slot, heads=share.count, held=(share.total, share.places(None))))
+    bound = gate.bind(slot)
+
+    def strength(x: torch.Tensor, reading: gates.Reading) -> torch.Tensor:
+        lse = None if reading.lse is None else share.whole(reading.lse, -1)
+        whole = share.whole(x, -2)
+        made = bound(whole, gates.Reading(whole, lse))
+        return share.own(made, -2) if made.shape[-2] == share.total else made
+
+    return strength
 
 
 def refuse_masks(place: Place, mixer: Attention, queries: Share | None, keys: Share | None) -> None:

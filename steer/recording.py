@@ -12,6 +12,7 @@ from torch import nn
 
 from . import _installed
 from ._compile import compile_plan
+from ._sharding import refuse_training
 from ._step import Place
 from ._tracker import Tracker
 from .errors import InterventionError, SessionError, unknown_name
@@ -65,6 +66,8 @@ class Recording(Mapping[Key, Any]):
     def __enter__(self) -> Self:
         if self._undo is not None:
             raise SessionError("this recording is open already; use steer.record again for a second one")
+        if self._grad and any(site.has_heads or site.name == "cache" for site in self._sites):
+            refuse_training(self._model, "grad=True records the heads")
         with ExitStack() as undo:
             installed = _installed.enter(self._model)
             undo.callback(_installed.leave, self._model)

@@ -11,6 +11,7 @@ import torch
 
 import steer
 from steer import fitting, ops, positions, profiling, prompts, sites
+from steer._sharding import projected
 from steer.fitting import fitted, split
 
 
@@ -193,6 +194,6 @@ def written(model: Any, results: Mapping[tuple[int, int], torch.Tensor]) -> torc
         rows = torch.zeros(2, 1, attention.num_heads or 1, len(result), dtype=model.dtype, device=home)
         rows[1, 0, head] = result
         with torch.no_grad():
-            zero, one = projection(rows.flatten(2)).float().cpu()
+            zero, one = projected(model, attention, rows).float().cpu()
         total = total + (one - zero).squeeze(0)
     return total

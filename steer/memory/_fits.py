@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._sharding import is_spread
 from ..errors import FingerprintError
 from ..prompts import tokenizer_of
 
@@ -34,10 +35,10 @@ def rope_of(model: Any) -> dict[str, Any]:
 
 
 def weights_of(model: nn.Module) -> str | None:
-    """A digest of some numbers of every parameter; None where parameters are not here (offloaded)."""
+    """A digest of some numbers of every parameter; None where parameters are not here (offloaded, or spread)."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        if parameter.is_meta:
+        if parameter.is_meta or is_spread(parameter):
             return None
         flat = parameter.detach().reshape(-1)
         some = flat[:: max(1, flat.numel() // SAMPLE)].cpu().contiguous()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._sharding import local_map
 from ..model_map import Attention, ModelMap
 from .layer import KeptLayer
 
@@ -40,7 +41,7 @@ class Masks:
     def begin(self, model: nn.Module, model_map: ModelMap) -> None:
         """Count a user in."""
         if not self._users:
-            for mixer in self_attentions(model_map).values():
+            for mixer in local_map(model, self_attentions(model_map)).values():
                 module = model.get_submodule(mixer.path)
                 hook = functools.partial(
                     _before, list(inspect.signature(module.forward).parameters), mixer.num_heads or 1

@@ -18,6 +18,7 @@ from ._asking import check_padding, placed, question_of
 from ._binding import bind, unbound
 from ._helping import masks, masks_of
 from ._state import copied, everything_kept, image_tokens, is_pictures, joined_shapes, nbytes_of, repeat, take_deltas
+from ._whole import own, shares_of, whole
 from .kept import Kept, pick
 from .layer import KeptLayer
 from .pruning import prunable
@@ -114,6 +115,9 @@ class Memory:
         layers = [
             everything_kept(layer, mask) if i in places.values() else layer for i, layer in enumerate(cache.layers)
         ]
+        for index, share in shares_of(model).items():
+            if index in places:
+                layers[places[index]] = whole(layers[places[index]], share)
         pictures = {n: tuple(t.shape) for n, t in inputs.items() if is_pictures(t, ids.shape)}
         return replace(
             self,
@@ -169,7 +173,10 @@ class Memory:
         made.layer_class_to_replicate = None
         alike = self._alike()
         repeats = 1 if batch is None else self._repeats(batch)
-        for layer in self.layers:
+        shares = self._bound.get("shares", {}) if model is None else shares_of(model)
+        spread = {self.places[index]: share for index, share in shares.items() if index in self.places}
+        for place, layer in enumerate(self.layers):
+            layer = own(layer, spread[place]) if place in spread else layer
             here = KeptLayer(layer, self.length, helper, alike) if isinstance(layer, Kept) else copied(layer)
             if repeats > 1:
                 repeat(here, repeats, self.tokens.shape[0])
@@ -196,7 +203,7 @@ class Memory:
 
         check_fingerprint("this memory", self.fingerprint, map_of(model))
         self.unbind()
-        self._bound.update(release=bind(self, model), helper=masks_of(model))
+        self._bound.update(release=bind(self, model), helper=masks_of(model), shares=shares_of(model))
         weakref.finalize(self, self._bound["release"])
         return self
 
@@ -204,6 +211,7 @@ class Memory:
         """Take the hooks back."""
         release: Callable[[], None] | None = self._bound.pop("release", None)
         self._bound.pop("helper", None)
+        self._bound.pop("shares", None)
         if release is not None:
             release()
 

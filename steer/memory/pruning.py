@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from ..errors import InterventionError
 from ._helping import cache_layer, masks_of, self_attentions
 from ._state import copied
+from ._whole import shares_of
 from .kept import pick
 from .layer import KeptLayer
 
@@ -59,7 +60,10 @@ def prune(model: nn.Module, cache: Any, keep: Mapping[int, torch.Tensor]) -> Any
         )
     made = forked(cache)
     layers = getattr(made, "self_attention_cache", made).layers
+    shares = shares_of(model)
     for index, chosen in keep.items():
+        if index in shares and chosen.shape[1] == shares[index].total:
+            chosen = shares[index].own(chosen, 1)
         if not bool(chosen.all()) or isinstance(layers[places[index]], KeptLayer):
             layers[places[index]] = kept_layer(layers[places[index]], chosen, masks_of(model))
     return made
