@@ -68,7 +68,7 @@ def test_dev_is_another_part_of_the_folder_and_what_is_chosen_and_measured_by(st
 
 
 def test_the_table_says_what_it_was_measured_on(steer_cli, tiny_clip, pets, tmp_path):
-    ran = steer_cli("fit", "tip_adapter", "--model", tiny_clip, "--data", pets, "--output", tmp_path / "tip")
+    ran = steer_cli("fit", "tip_adapter", "--model", tiny_clip, "--data", pets, "--out", tmp_path / "tip")
     assert ran.code == 0, ran.err
     for fact in ("tip_adapter", "20", "(fitted on)", "on the very pictures", f"saved: {tmp_path / 'tip'}"):
         assert fact in ran.out
