@@ -16,6 +16,8 @@ PRECISIONS = ("bfloat16", "float16", "int8")
 TOLERANCE = {"bfloat16": 2e-2, "float16": 2.5e-3, "int8": 1e-4}
 """Of the logits' norm, set from the dtype: bf16 has 8 bits and fp16 11, and the twin of int8 does the same sums in
 another order."""
+FINEST = 1e-6
+"""A share of the norm below which two sums in fp32 are not told apart."""
 
 
 @dataclass(frozen=True, eq=False)

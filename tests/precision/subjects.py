@@ -91,7 +91,7 @@ def plain(one: Subject) -> Pair:
 def measured(one: Subject, method: steer.Method) -> Measured:
     """How far a method on a model is from the same tensors on its twin.
 
-    What a cache keeps is a choice: the twin is told it. Of methods that build a memory, how far the answers after it are.
+    What a cache keeps is a choice: the twin is told it. Methods that build a memory are asked after it.
     """
     if method.name in BUILDING:
         pairs = _after_a_memory(one, method)

@@ -10,14 +10,13 @@ import torch
 import steer
 
 from .outcomes import asked
-from .precisions import PRECISIONS, TOLERANCE, bits
+from .precisions import FINEST, PRECISIONS, TOLERANCE, bits
 from .recipes import BUILDING, RECIPES, WRITING
 from .subjects import TWICE, measured, plain, subject, subject_of
 
 CASES = [(name, precision) for precision in PRECISIONS for name in RECIPES]
 UNSEEN = ("icl", "savs", "zero_shot")
 """Methods that do nothing while they are attached: they are a prompt, a vote and hand-written words."""
-FINEST = 1e-6
 
 
 def test_every_method_has_a_recipe():

@@ -34,3 +34,13 @@ def test_it_is_not_written_as_a_checkpoint(folded, tmp_path):
     ):
         folded.save_pretrained(tmp_path / "out", precise("tiny-vlm", "int8").processor)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_memory_of_the_unquantised_model_is_not_the_quantised_ones(tmp_path):
+    whole, processor = steer.zoo.load()
+    shots = steer.zoo.examples("colour", "demo", 4)
+    memory = steer.create("streaming_llm").build(whole, processor, shots, certify=False, progress=False)
+    memory.save(tmp_path, processor)
+    memory.unbind()
+    with pytest.raises(steer.errors.FingerprintError, match="made with other weights"):
+        steer.memory.Memory.load(tmp_path, precise("tiny-vlm", "int8").model)
