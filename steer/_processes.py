@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -21,12 +22,24 @@ def processes_of(worker: Any) -> PartialState:
     Args:
         worker: a model or tensor, on the device where the work is done.
     """
-    first = not PartialState._shared_state
-    state = PartialState(cpu=worker.device.type in ("cpu", "meta"))
-    if first and state.num_processes > 1:
-        # Whoever made the group takes it down: threads of gloo that still run at the end abort the process.
-        atexit.register(state.destroy_process_group)
-    return state
+    return PartialState(cpu=worker.device.type in ("cpu", "meta"))
+
+
+def leave_together(worker: Any) -> None:
+    """The end of a program that several processes ran: none leaves while another still talks to it.
+
+    And none through the interpreter's end, where gloo's threads now and then abort a process that is done. What must
+    run at exit is for a program of one process to do.
+
+    Args:
+        worker: as in `processes_of`.
+    """
+    state = processes_of(worker)
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def split_by_tensors(model: Any) -> bool:

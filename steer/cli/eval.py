@@ -80,6 +80,7 @@ def command(
     On examples, labelled pictures or a benchmark. Under `accelerate launch` the processes share the work; the same
     command goes on with a run that was interrupted.
     """
+    from .._processes import leave_together
     from . import _eval_suite
 
     quiet_in_a_pipe()
@@ -98,6 +99,7 @@ def command(
         record |= {"suite": suite, "images": str(images), "questions": len(questions)}
         with resumable(output.folder):
             _eval_suite.run(loaded, processor, of_suite, ways, record, output)
+        leave_together(loaded)
         return
     if (shots > 0) != (pool is not None):
         raise SteerError("--shots and --pool go together: how many demonstrations, and where they come from")
@@ -120,6 +122,7 @@ def command(
         record |= {"pictures": len(asked.examples), "classes": names, "base_new": base_new}
         with resumable(output.folder):
             _eval_labelled.run(processor, asked, methods, template or [], record, output)
+        leave_together(loaded)
         return
     from . import _eval_examples
 
@@ -134,6 +137,7 @@ def command(
     record |= {"examples": len(of_examples.queries), "shots": shots, "pool": pool, "max_new_tokens": length}
     with resumable(output.folder):
         _eval_examples.run(loaded, processor, of_examples, methods, record, output)
+    leave_together(loaded)
 
 
 def _reads(named: list[str]) -> tuple[str, str | None]:

@@ -77,6 +77,7 @@ def command(
 
     The same command goes on with a fit that was interrupted.
     """
+    from .._processes import leave_together
     from ..registry import create, method_class
     from ..training import shard
     from . import _fit_labelled
@@ -124,6 +125,7 @@ def command(
         before, after = _measured(loaded, processor, made, chosen_by)
         if is_main_process():
             _report(made, before, after, record, bool(dev), json)
+    leave_together(loaded)
 
 
 def _report(method: Method, before: Row, after: Row, record: dict[str, Any], given: bool, json: bool) -> None:

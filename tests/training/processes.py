@@ -58,17 +58,29 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def together(arguments: Callable[[int], list[str]]) -> None:
+def launcher(number: int = 2, config: Path | None = None) -> list[str]:
+    """Arguments of the interpreter that start so many processes together; the program's own come after them.
+
+    Args:
+        number: of processes.
+        config: a file of accelerate's, for everything else.
+    """
+    start = ["-m", "accelerate.commands.launch", "--num_processes", str(number), "--num_machines", "1"]
+    # `--cpu` would start one process alone: without mpirun this is how two share the CPUs.
+    how = ["--multi_gpu"] if config is None else ["--config_file", str(config)]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    return [*start, *how, *plain]
+
+
+def together(arguments: Callable[[int], list[str]], config: Path | None = None) -> None:
     """Run a program as two processes that share the work, and wait for it.
 
     Args:
         arguments: of the interpreter, for each attempt, from 0.
+        config: as in `launcher`.
     """
-    # `--cpu` would start one process alone: without mpirun this is how two share the CPUs.
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
     for attempt in range(3):  # between asking for a free port and taking it, another process may have it
-        process = start([*launcher, str(free_port()), *arguments(attempt)])
+        process = start([*launcher(config=config), *arguments(attempt)])
         try:
             finish(process)
             return
