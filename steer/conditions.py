@@ -58,6 +58,7 @@ class Cut:
 
     @property
     def rank(self) -> tuple[float, float]:
+        """What cuts are compared by: the highest is best."""
         return self.value, self.margin
 
 

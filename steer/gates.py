@@ -162,7 +162,11 @@ class Threshold:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Strengths from elsewhere, such as a router: one number per batch row, (B,)."""
+    """Strengths from elsewhere, such as a router.
+
+    Attributes:
+        values: one number per batch row, (B,).
+    """
 
     values: torch.Tensor
 

@@ -55,6 +55,7 @@ class Site:
 
     @property
     def has_heads(self) -> bool:
+        """Whether heads can be chosen here."""
         return self.name in HEAD_SITES or self.name == "attention"
 
 

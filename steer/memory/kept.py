@@ -33,10 +33,12 @@ class Kept:
 
     @property
     def batch(self) -> int:
+        """How many rows."""
         return int((self.keys if self.index is None else self.index).shape[0])
 
     @property
     def heads(self) -> int:
+        """How many key-value heads."""
         return int((self.keys if self.index is None else self.index).shape[1])
 
     @property
