@@ -13,7 +13,7 @@ from ._asking import SAVED, Config, method_option
 from ._data import LABELLED, Pool, Seed, data_option, examples, limit_option, shots_option
 from ._eval_out import Output
 from ._labelled import Classes, Read, SkipUnreadable, Wanted, refuse
-from ._model import BatchSize, Device, Dtype, ModelName, load
+from ._model import BatchSize, Device, Dtype, ModelName, load, shared_weights
 from ._named import methods_of, reads_of
 from ._output import AsJson, out_option, quiet_in_a_pipe
 from ._resuming import resumable
@@ -93,7 +93,7 @@ def command(
     record: dict[str, Any] = {"model": model, "data": data, "methods": named, "config": settings}
     if suite is not None:
         bench, questions = _eval_suite.read(suite, data, images, limit)
-        loaded, processor = load(model, device, dtype)
+        loaded, processor = _load(model, device, dtype)
         ways = _eval_suite.ways(methods_of(loaded, named, settings), wording, prompt or [])
         of_suite = _eval_suite.Asked(bench, questions, output.folder, batch_size, max_new_tokens, seed)
         record |= {"suite": suite, "images": str(images), "questions": len(questions)}
@@ -105,7 +105,7 @@ def command(
         raise SteerError("--shots and --pool go together: how many demonstrations, and where they come from")
     record |= {"seed": seed, "batch_size": batch_size}
     what, reads = _reads(named)
-    held = load(model, device, dtype) if reads is None else None
+    held = _load(model, device, dtype) if reads is None else None
     if held is not None:
         what, reads = model, _suits(held[0])
     if reads == "labelled":
@@ -116,7 +116,7 @@ def command(
             raise SteerError(f"--base-new halves the classes of one --data, and {len(data)} are given; ask one by one")
         wanted = Wanted(classes, read or [], skip_unreadable, limit, seed)
         pictures, names = _pictures(wanted, data)
-        loaded, processor = held or load(model, device, dtype)
+        loaded, processor = held or _load(model, device, dtype)
         methods: dict[str, Any] = methods_of(loaded, named, settings, reads)
         asked = _eval_labelled.Asked(pictures, names, base_new, batch_size, loaded, output.folder)
         record |= {"pictures": len(asked.examples), "classes": names, "base_new": base_new}
@@ -132,7 +132,7 @@ def command(
     sources = [(source, examples(source, "test", limit, seed)) for source in data]
     shown = examples(pool, "train", None, seed) if pool is not None else []
     of_examples = _eval_examples.Asked(sources, shots, shown, seed, batch_size, length)
-    loaded, processor = held or load(model, device, dtype)
+    loaded, processor = held or _load(model, device, dtype)
     methods = methods_of(loaded, named, settings)
     record |= {"examples": len(of_examples.queries), "shots": shots, "pool": pool, "max_new_tokens": length}
     with resumable(output.folder):
@@ -153,6 +153,16 @@ def _reads(named: list[str]) -> tuple[str, str | None]:
                 f"{named[0]} is measured on {kinds[named[0]]}, {one} on {reads}; measure them one after the other"
             )
     return (f"method {named[0]}", kinds[named[0]]) if named else ("", None)
+
+
+def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """Model and processor; the weights spread over the processes where accelerate was told so."""
+    loaded, processor = load(name, device, dtype)
+    if shared_weights():
+        from ..training import shard
+
+        shard(loaded)
+    return loaded, processor
 
 
 def _suits(model: Any) -> str:
