@@ -28,7 +28,7 @@ HOME = "/home/me"
 """Stands in the pages for the folder in which they ran."""
 RUN = ("python", "bash")
 _NUMBER = re.compile(r"\d+\.\d+|\d+")
-_SECONDS = re.compile(r"\d+\.\d+ s\b")
+_SECONDS = re.compile(r"\d+\.\d+ ?s\b")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def steps(text: str) -> list[Step]:
 def walk(page: Path, folder: Path) -> Iterator[tuple[Step, str]]:
     """Run a page's blocks in a folder, python in one namespace; gives each with what it printed.
 
-    The current folder must be `folder`. A line of `steer ...` runs in this process, by the function behind it:
-    starting Python and torch anew for each would take most of the time. Blocks with other commands run in bash, with the
+    The current folder must be `folder`. Lines of `steer ...` alone run in this process, by the function behind it: to start
+    Python and torch anew for each would take most of the time. Blocks with other commands run in bash, with the
     `steer` of this environment.
     """
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -80,7 +80,7 @@ def walk(page: Path, folder: Path) -> Iterator[tuple[Step, str]]:
 
 def _bash(body: str, folder: Path) -> None:
     lines = body.replace("\\\n", " ").strip().splitlines()
-    if all(line.startswith("steer ") for line in lines):
+    if all(line.startswith("steer ") and not set("|&;<>$") & set(line) for line in lines):
         for line in lines:
             _steer(line)
         return
