@@ -5,16 +5,39 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+
+
+def build_wheel(source: Path) -> Path:
+    """Build the package in `source`, with what this environment has."""
+    wheels = source / "wheels"
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    return wheel
 
 
 def install_wheel(source: Path, target: Path) -> None:
     """Build the package in `source` and pip-install the wheel into `target`, without touching this environment."""
-    wheels = source / "wheels"
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([*install, *map(str, wheels.glob("*.whl"))], check=True, capture_output=True)
+    subprocess.run([*install, str(build_wheel(source))], check=True, capture_output=True)
+
+
+def new_environment(folder: Path) -> Path:
+    """The interpreter of a new virtual environment that borrows steer and what it needs from this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    borrowed = sysconfig.get_paths()["purelib"]
+    # Not as a plain path: an editable installation is itself found through a .pth file.
+    (packages / "borrowed.pth").write_text(f"import site; site.addsitedir({borrowed!r})\n")
+    return folder / "bin" / "python"
+
+
+def install_into(python: Path, wheel: Path) -> None:
+    """pip-install a wheel into the environment of another interpreter, offline."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
 
 
 def install_module(target: Path, distribution: str, module: str, code: str) -> None:
