@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from importlib.metadata import PathDistribution, metadata
@@ -26,15 +30,26 @@ def git_files() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """A folder with a wheel made from an sdist made from the tree, as a release is."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
+def clone(tmp_path_factory) -> Path:
+    """The tree as a clean clone has it, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in git_files():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+    return folder
+
+
+def build(tree: Path, out: Path) -> Path:
+    """A folder with an sdist made from a tree, and a wheel made from that sdist, as a release is."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(tree)]
+    subprocess.run(command, check=True, capture_output=True)
     return out
+
+
+@pytest.fixture(scope="module")
+def built(clone, tmp_path_factory) -> Path:
+    return build(clone, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -87,26 +102,66 @@ def test_the_sdist_holds_the_clone(built):
     with tarfile.open(path) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     missing = {path for path in git_files() if path not in held}
-    assert missing <= {".gitignore", ".pre-commit-config.yaml"}
+    assert missing <= {".gitignore", ".pre-commit-config.yaml", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"}
 
 
-def test_the_wheel_works_away_from_the_source(wheel, tmp_path):
-    """Unpacked into an empty folder, in an interpreter that sees its packages and not the clone around them."""
-    wheel.extractall(tmp_path)
-    code = (
-        "import importlib.util as u, sys\n"
-        f"clone = lambda p: p.startswith({str(ROOT)!r}) and not p.startswith(sys.prefix)\n"
-        f"sys.path[:] = [{str(tmp_path)!r}] + [p for p in sys.path if not clone(p)]\n"
-        "import steer\n"
-        f"assert steer.__file__.startswith({str(tmp_path)!r}), steer.__file__\n"
-        "assert u.find_spec('plugins') is None and u.find_spec('kernels') is None\n"
-        "model, _ = steer.zoo.load('tiny-vlm')\n"
-        "assert steer.inspect(model).towers\n"
-        "steer.methods()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (info,) = tmp_path.glob("*.dist-info")
+def test_a_build_elsewhere_and_at_another_time_is_the_same_to_the_bit(clone, built, tmp_path, monkeypatch):
+    """Wheel and sdist, from another folder, with files of another age, under another clock and mask."""
+    shutil.copytree(clone, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    for path in (tmp_path / "elsewhere").rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    again = build(tmp_path / "elsewhere", tmp_path / "dist")
+    names = sorted(path.name for path in built.iterdir())
+    assert len(names) == 2
+    assert names == sorted(path.name for path in again.iterdir())
+    for name in names:
+        assert (again / name).read_bytes() == (built / name).read_bytes(), f"{name} differs"
+
+
+USE = """
+import importlib.util, json, sys
+import torch
+import steer
+
+assert steer.__file__.startswith(sys.prefix), steer.__file__
+assert importlib.util.find_spec("plugins") is None and importlib.util.find_spec("kernels") is None
+model, processor = steer.zoo.load("tiny-vlm")
+tower = steer.inspect(model).tower()
+shift = steer.Intervention(steer.sites.resid_out([0]), steer.ops.Add(torch.ones(tower.width)))
+ids = torch.ones(1, 4, dtype=torch.long)
+plain = model(input_ids=ids).logits
+with steer.attach(model, shift, steer.create("head_scale", heads=[[1, 0]], factor=2.0)) as session:
+    moved = model(input_ids=ids).logits
+assert not torch.equal(moved, plain) and torch.equal(model(input_ids=ids).logits, plain)
+for name in ("steer", "steer_prompts", "steer_vectors", "steer_attention", "steer_memory", "steer_kernels"):
+    assert importlib.util.find_spec(name).origin.startswith(sys.prefix), name
+print(json.dumps(sorted(steer.methods())))
+"""
+
+
+def test_the_wheel_works_in_a_new_environment(built, tmp_path):
+    """Installed by pip from the file; of this environment only the dependencies can be seen, and not the clone."""
+    new, (wheel,) = tmp_path / "new", built.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(new)], check=True)
+    python = new / "bin" / "python"
+    install = ["--python", str(python), "install", "-q", "--no-index", "--no-deps", "--no-compile", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True)
+    (site,) = new.glob("lib/python*/site-packages")
+    # A line with a folder does not read the .pth files in it: an editable install of steer stays unseen.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def run(*command: object) -> str:
+        done = subprocess.run([*map(str, command)], cwd=tmp_path, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    methods = json.loads(run(python, "-c", USE))
+    assert {"live", "coop", "pasta", "emloc"} <= set(methods)
+    assert sorted(one["name"] for one in json.loads(run(new / "bin" / "steer", "methods", "--json"))) == methods
+    (info,) = site.glob("steer_vlm-*.dist-info")
     assert PathDistribution(info).version == metadata("steer-vlm")["Version"]
 
 
