@@ -1,4 +1,4 @@
-"""Every how-to page runs as it stands, in an empty folder, and prints what it shows; how outputs are compared: walk.py."""
+"""Every how-to page runs as it stands, in an empty folder, and prints what it shows; how that is compared: walk.py."""
 
 from __future__ import annotations
 

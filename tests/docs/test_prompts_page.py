@@ -21,7 +21,9 @@ def test_every_block_runs(tmp_path, monkeypatch) -> None:
     namespace: dict = {}
     for body in BLOCKS:
         exec(compile(body, "docs/prompts.md", "exec"), namespace)
-    assert namespace["accuracy"] > namespace["zero_shot"] + 0.05 > 1.5 / len(namespace["names"])
+    right = sum(said == name for said, (_, name) in zip(namespace["found"].labels, namespace["train"], strict=True))
+    assert right > 0.5 * len(namespace["train"]) > 2 * len(namespace["train"]) / len(namespace["names"])
+    assert set(namespace["elsewhere"].labels) <= set(namespace["others"])
     steered = namespace["scores"].softmax(-1)
     assert torch.allclose(steered, namespace["found"].probabilities[:1], atol=1e-5)
 

@@ -59,9 +59,9 @@ def steps(text: str) -> list[Step]:
 def walk(page: Path, folder: Path) -> Iterator[tuple[Step, str]]:
     """Run a page's blocks in a folder, python in one namespace; gives each with what it printed.
 
-    The current folder must be `folder`. Lines of `steer ...` alone run in this process, by the function behind it: to start
-    Python and torch anew for each would take most of the time. Blocks with other commands run in bash, with the
-    `steer` of this environment.
+    The current folder must be `folder`. Where a block is lines of `steer ...` alone, they run in this process, by the
+    function behind the command: to start Python and torch for each would take most of the time. Blocks with anything
+    else run in bash, with the `steer` of this environment.
     """
     namespace: dict[str, object] = {"__name__": "__main__"}
     for step in steps(page.read_text()):
