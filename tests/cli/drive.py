@@ -23,9 +23,11 @@ def say(name: str, what: object) -> None:
 
 if __name__ == "__main__":
     import torch
+    from transformers.utils import logging
 
     torch.set_num_threads(1)
     for name, words in json.loads(Path(sys.argv[1]).read_text()):
+        logging.enable_progress_bar()  # a command that turned bars off did so for itself
         say(name, "begins")
         try:
             main(words)

@@ -114,3 +114,11 @@ def test_neither_help_nor_a_completion_imports_torch():
     for words, env in ((["--help"], {}), ([], line)):
         done = subprocess.run([*PYTHON[:2], code, *words], capture_output=True, text=True, env={**os.environ, **env})
         assert done.stdout.split()[-1] == "False", done.stdout + done.stderr
+
+
+def test_it_is_installed_into_the_users_settings(steer_cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ran = steer_cli("--install-completion", "bash")
+    assert (ran.code, ran.err) == (0, "")
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert steer_cli("--show-completion", "bash").out.strip() in written
