@@ -1,0 +1,152 @@
+"""The cells of docs/comparison.md that a person wrote, each with where it was read.
+
+A cell is its words and a key of SOURCES, or None where it says that there is nothing to be found in what was read.
+"""
+
+from __future__ import annotations
+
+SOURCES = {
+    "nnsight": "https://nnsight.net/documentation",
+    "pyvene": "https://stanfordnlp.github.io/pyvene/tutorials/pyvene_101.html",
+    "pyvene-vlm": "https://stanfordnlp.github.io/pyvene/",
+    "pyvene-source": "https://github.com/stanfordnlp/pyvene/tree/main/pyvene/models",
+    "repsteer": "https://pypi.org/project/repsteer/0.2.4/",
+    "kvpress": "https://github.com/NVIDIA/kvpress",
+    "kvpress-pypi": "https://pypi.org/project/kvpress/0.5.5/",
+    "aisteer360": "https://ibm.github.io/AISteer360/concepts",
+    "aisteer360-composite": "https://ibm.github.io/AISteer360/tutorials/add_composite_control",
+    "aisteer360-tree": "https://github.com/IBM/AISteer360/tree/main/aisteer360/algorithms",
+    "aisteer360-paper": "https://huggingface.co/papers/2603.07837",
+    "aisteer360-pins": "https://github.com/IBM/AISteer360/blob/1d7c84314b19341ac78c9ae4ee1eabf4e2f58632/pyproject.toml",
+    "peft": "https://huggingface.co/docs/peft",
+    "overhead": "overhead.md",
+    "architectures": "architectures.md",
+    "serving": "serving.md",
+    "plugins": "plugins.md",
+    "methods": "methods.md",
+    "reliability": "results/reliability.md",
+}
+COLUMNS = ("steer", "nnsight", "pyvene", "repsteer", "kvpress", "aisteer360", "peft")
+NO = ("no", None)
+OUT = ("not its job", None)
+
+# Row by row: what is asked, and a cell for each column.
+WRITTEN: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "what it is for": (
+        ("methods that steer vision-language models, on one engine", "methods"),
+        ("**any edit of any value in a forward**, and running it on shared machines", "nnsight"),
+        ("interventions as objects, trained too: **causal abstraction**", "pyvene"),
+        ("directions from contrastive texts, applied at named sites", "repsteer"),
+        ("**pruning the cache of long contexts**", "kvpress"),
+        ("steering pipelines of prompts, weights, states and decoding, with benchmarks", "aisteer360"),
+        ("**training adapters**", "peft"),
+    ),
+    "how a place is named": (
+        ("one address for all models, read from the model's structure", "architectures"),
+        ("the module's path in this model; `.source` for what is inside a forward", "nnsight"),
+        ("a word for the models in its list, else the module's path", "pyvene"),
+        ("a named site, by an adapter for each architecture", "repsteer"),
+        ("all attention layers of `model.model.language_model` or `model.model`", "kvpress"),
+        ("read too little to say", None),
+        ("modules' names, or a regular expression over paths", "peft"),
+    ),
+    "arbitrary edits between any two lines of a forward": (
+        ("no: named sites only", None),
+        ("**yes**", "nnsight"),
+        ("between modules", "pyvene"),
+        NO,
+        OUT,
+        NO,
+        NO,
+    ),
+    "runs on models that others host": (
+        NO,
+        ("**yes**: NDIF", "nnsight"),
+        ("through nnsight", "pyvene-vlm"),
+        NO,
+        NO,
+        NO,
+        NO,
+    ),
+    "learns vectors": (
+        ("LIVE, MimIC, Hyper-ICL, HiFICL, function vectors, gates, ...", "methods"),
+        ("you write the loop", "nnsight"),
+        ("**any trainable intervention**: DAS, boundless DAS, masks", "pyvene"),
+        ("difference of means, PCA, LAT, ActAdd, CAA, ITI, probes", "repsteer"),
+        OUT,
+        ("ActAdd, CAA, CAST, ITI, angular steering, ablation", "aisteer360-tree"),
+        ("**LoRA and 44 other types**; (IA)3 scales activations", "peft"),
+    ),
+    "adapters on weights (LoRA) in these 8": (
+        NO,
+        NO,
+        NO,
+        NO,
+        NO,
+        ("through PEFT", "aisteer360-pins"),
+        ("run: lora_everywhere", "peft"),
+    ),
+    "training at scale": (
+        ("DDP by accelerate, small fits", None),
+        ("yours", None),
+        ("yours", "pyvene"),
+        NO,
+        OUT,
+        ("by TRL and PEFT", "aisteer360-pins"),
+        ("**Trainer, TRL, FSDP, DeepSpeed, quantised bases**", "peft"),
+    ),
+    "prompt learning for CLIP": (
+        ("CoOp, CoCoOp, MaPLe, CoPrompt, PromptSRC, ...", "methods"),
+        NO,
+        NO,
+        NO,
+        NO,
+        NO,
+        ("run: prompt_on_clip", None),
+    ),
+    "hallucination methods": (
+        ("VCD, PAI, PASTA, ITI, image_focus; what is not fitted did not help on our small model", "reliability"),
+        NO,
+        ("ITI, in its tutorial", "pyvene"),
+        ("ITI; vision metrics", "repsteer"),
+        OUT,
+        ("ITI; contrastive decoding", "aisteer360-tree"),
+        NO,
+    ),
+    "presses, or rules of pruning": (
+        ("12", "methods"),
+        NO,
+        NO,
+        NO,
+        ("**44 files of presses, a leaderboard, long-context benchmarks**", "kvpress"),
+        NO,
+        NO,
+    ),
+    "several methods at once": (
+        ("any number, in order", "methods"),
+        ("anything in one trace", "nnsight"),
+        ("yes", "pyvene"),
+        ("a plan with priorities and conflicts shown", "repsteer"),
+        ("composed presses", "kvpress"),
+        ("at most one of each of four kinds", "aisteer360-composite"),
+        ("several adapters", "peft"),
+    ),
+    "checkpoints that run without it": (
+        ("static shifts folded into biases", "serving"),
+        NO,
+        NO,
+        NO,
+        NO,
+        NO,
+        ("**merged adapters**, any of them that are weights", "peft"),
+    ),
+    "a method by somebody else": (
+        ("an installed package with an entry point", "plugins"),
+        OUT,
+        ("a subclass", "pyvene"),
+        ("a subclass", "repsteer"),
+        ("a subclass", "kvpress"),
+        ("a class of control", "aisteer360-composite"),
+        ("a tuner in its tree", "peft"),
+    ),
+}
