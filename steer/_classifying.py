@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ._accuracy import Named, Row
 from ._content import weights_digest
 from ._kept import Kept, way_digest
-from ._sharing import Asking
+from ._together import Asking
 from .errors import SteerError
 from .examples import Example
 from .method import Method

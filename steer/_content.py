@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,23 @@ def weights_digest(model: torch.nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted({**dict(model.named_buffers()), **dict(model.named_parameters())}.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        if value.device.type == "meta":
+        whole = _whole(value)
+        digest.update(f"{name} {whole.dtype} {tuple(whole.shape)} ".encode())
+        if whole.device.type == "meta":
             continue
-        # Of a model that is spread over processes, one whole weight at a time: the digest is that of the whole model.
-        whole: torch.Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
         flat = whole.detach().reshape(-1)
         # A sum alone is the same after a change of places; 8-bit floats have none.
         some = flat[:: max(1, flat.numel() // _SAMPLE)].double().cpu()
         total = some.sum() if value.is_floating_point() and value.itemsize == 1 else flat.sum(dtype=torch.float64)
         digest.update(f"{float(total):.17g} ".encode() + some.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """A weight; of a model that is spread over processes, all of which must come here, what they hold together."""
+    if hasattr(value, "full_tensor"):  # a DTensor
+        return value.full_tensor()
+    if hasattr(value, "ds_id"):  # of DeepSpeed's ZeRO-3, where what is left behind is empty
+        with importlib.import_module("deepspeed").zero.GatheredParameters([value]):
+            return value.detach().clone()
+    return value

@@ -12,7 +12,7 @@ from typing import Any
 
 from ._content import prompts_digest, weights_digest
 from ._kept import Kept, way_digest
-from ._sharing import Asking
+from ._together import Asking
 from .demonstrations import Demonstrations
 from .errors import SteerError
 from .examples import Example

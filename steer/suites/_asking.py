@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .._kept import Kept
-from .._sharing import Asking
+from .._together import Asking
 from ..errors import SteerError
 from ..examples import Example
 from ..prompts import Prompt, check_writes, write
