@@ -1,4 +1,4 @@
-"""Sessions under torch.compile, on offloaded and quantised models, and under gradient checkpointing."""
+"""Sessions under torch.compile, on quantised models, and under gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -39,19 +39,6 @@ def test_a_session_is_one_graph_under_torch_compile(name) -> None:
         assert torch.equal(compiled(ids), plain)
         assert torch.equal(compiled(ids), plain)
     assert all(line.traced for line in session.report().lines)
-
-
-@pytest.mark.parametrize("name", sorted(CHANGES))
-def test_layers_offloaded_to_disk_are_steered_alike(name, tmp_path) -> None:
-    accelerate = pytest.importorskip("accelerate")
-    model, ids = tiny_llama(), tokens()
-    with steer.attach(model, CHANGES[name]()):
-        truth = model(ids).logits
-    where = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    where |= {f"model.layers.{i}": "disk" if i == 1 else "cpu" for i in range(LAYERS)}
-    model = accelerate.dispatch_model(model, where, main_device="cpu", offload_dir=str(tmp_path))
-    with steer.attach(model, CHANGES[name]()):
-        torch.testing.assert_close(model(ids).logits, truth, rtol=1e-5, atol=1e-5)
 
 
 class EightBit(nn.Module):
