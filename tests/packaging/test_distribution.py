@@ -191,3 +191,9 @@ def test_no_environment_leaks_into_the_tree():
     if ignored.returncode == 128:
         pytest.skip("not a git checkout")
     assert len(ignored.stdout.splitlines()) == 4
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {metadata('steer-vlm')['Version']}\n" in text
+    assert "\nlicense: Apache-2.0\n" in text
