@@ -6,6 +6,7 @@ python docs/experiments/comparison/page.py
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,6 @@ SHORT = (
     "time of a token, to the bare model",
     "arbitrary edits between any two lines of a forward",
     "learns vectors",
-    "adapters on weights (LoRA) in these 8",
     "training at scale",
     "prompt learning for CLIP",
     "presses, or rules of pruning",
@@ -172,9 +172,10 @@ def page() -> str:
 
 
 def short() -> str:
-    """The rows for the front page."""
+    """The rows for the front page, without the links to where cells were read."""
     every = rows()
-    return markdown({title: every[title] for title in SHORT})
+    table = markdown({title: every[title] for title in SHORT})
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", re.sub(r" \(\[read\]\([^)]+\)\)", "", table))
 
 
 if __name__ == "__main__":
