@@ -18,7 +18,7 @@ HEAD = """# steer beside other libraries
 
 Made by `docs/experiments/comparison/page.py`; do not edit. Checked on {when}, CPU, torch {torch}; each library the
 newest on PyPI that day, in an environment of its own, by a script that uses it as its documentation says
-([scripts](experiments/comparison/), [what they printed](results/comparison.json)).
+([what they ask](experiments/comparison/probes.py), [what they printed](results/comparison.json)).
 
 - *run*: it was done, and the result is that of plain torch: an edited head, the same as that head's columns zeroed in
   the weights, to 1e-5; a vector at chosen positions, the very tokens that a hand-written hook gives. Models are eight
@@ -101,7 +101,9 @@ def written(cell: tuple[str, str | None], column: str, found: dict[str, dict[str
     words, source = cell
     if words.startswith("run: "):
         one = found[column]["probes"][words.removeprefix("run: ")]
-        return f"run: {'yes' if one['passed'] else '**no**'}" if cell[1] is None else f"run: {one['detail']}"
+        if source is None:
+            return "run: yes" if one["passed"] else "run: **no**, prompt tuning around the whole model"
+        return f"run: {one['detail']}"
     return f"{words} ([read]({SOURCES[source]}))" if source else words
 
 
