@@ -22,9 +22,9 @@ def check_decoding(method: Method, model: Any, inputs: Inputs) -> Check:
     """Check that the steered model gives a prompt the same scores however it is run.
 
     They are those of four tokens, written with a cache and without, padded (on the left, or behind what an encoder
-    reads), and in a batch beside a longer prompt. Of a model that writes nothing they are what it gives for each row,
-    alone and beside other words and another picture. What the model itself cannot do, unsteered, is left out, and the
-    result says so.
+    reads), and in a batch beside a longer prompt; a model that reads no words is run in the first two ways only. Of a
+    model that writes nothing they are what it gives for each row, alone and beside other words and another picture.
+    What the model itself cannot do, unsteered, is left out, and the result says so.
 
     Args:
         method: one that acts; a `Learned` one may come without tensors.
@@ -36,7 +36,7 @@ def check_decoding(method: Method, model: Any, inputs: Inputs) -> Check:
 
     Raises:
         AssertionError: the scores differ, or the method changed nothing.
-        SteerError: the inputs hold more than one prompt, or no words.
+        SteerError: the inputs hold more than one prompt.
     """
     return decoding(Case(method, model, inputs))
 
@@ -44,13 +44,13 @@ def check_decoding(method: Method, model: Any, inputs: Inputs) -> Check:
 def decoding(case: Case) -> Check:
     """A prompt's scores are the same however it is run."""
     ids = case.inputs.get("input_ids")
-    if ids is None or ids.ndim != 2 or len(ids) != 1:
-        raise SteerError(f"check_decoding takes one prompt, input_ids (1, T); got {_shape(ids)}")
+    if ids is not None and (ids.ndim != 2 or len(ids) != 1):
+        raise SteerError(f"check_decoding takes one prompt, input_ids (1, T); got shape {tuple(ids.shape)}")
     case.check_moved(case.steered())
     ways = _ways_to_write(case) if case.writes else _ways_to_read(case)
     able, left_out = _unsteered(ways, case.tolerance / 2)
     if len(able) < 2:
-        return Check("decoding", "", "skip", f"the model itself differs: {', '.join(left_out)}")
+        return Check("decoding", "", "skip", f"the model itself differs: {', '.join(left_out) or 'it reads no words'}")
     with case.attached():
         found = {name: ways[name]() for name in able}
     first, *others = able
@@ -87,18 +87,21 @@ def _unsteered(ways: Ways, tolerance: float) -> tuple[list[str], list[str]]:
 
 
 def _ways_to_write(case: Case) -> Ways:
-    padded = _rows.padded(case.model, case.inputs)
-    both = _rows.together(padded, _rows.longer(case.inputs))
-    return {
+    ways: Ways = {
         "with a cache": lambda: case.write(TOKENS),
         "without a cache": lambda: case.write(TOKENS, use_cache=False),
-        "padded": lambda: case.write(TOKENS, padded),
-        "in a batch": lambda: case.write(TOKENS, both),
     }
+    if "input_ids" not in case.inputs:
+        return ways
+    padded = _rows.padded(case.model, case.inputs)
+    both = _rows.together(padded, _rows.longer(case.inputs))
+    return ways | {"padded": lambda: case.write(TOKENS, padded), "in a batch": lambda: case.write(TOKENS, both)}
 
 
 def _ways_to_read(case: Case) -> Ways:
     """The first row of those tensors of the output that have a row for each of the batch, and nothing of its others."""
+    if "input_ids" not in case.inputs:
+        return {}
     both = _rows.together(case.inputs, _rows.another(case.inputs))
 
     def read(alone: bool) -> Scores:
@@ -106,7 +109,3 @@ def _ways_to_read(case: Case) -> Ways:
         return [one if alone else two[:1] for one, two in pairs if two.shape == (2, *one.shape[1:])]
 
     return {"alone": lambda: read(alone=True), "in a batch": lambda: read(alone=False)}
-
-
-def _shape(ids: torch.Tensor | None) -> str:
-    return "no input_ids" if ids is None else f"shape {tuple(ids.shape)}"
