@@ -14,7 +14,7 @@ import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -62,6 +62,7 @@ class Kept(Generic[A]):
     model: str
     how: str
     name: str
+    _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def read(self) -> dict[str, A]:
         """The answers that are there, by key.
@@ -75,7 +76,7 @@ class Kept(Generic[A]):
             key = row["key"]
             if row["model"] != self.model:
                 raise self._other(where, "another model")
-            if key in self.questions and row["asked"] != question_digest(self.questions[key]):
+            if key in self.questions and row["asked"] != self._asked(key):
                 raise self._other(where, f"another question {key!r} than that of this data")
             if key in self.questions and row["how"] == self.how:
                 found[key] = _answer(row, self.kind, where)
@@ -100,10 +101,15 @@ class Kept(Generic[A]):
             raise SteerError(f"cannot write {path}: {error.strerror}") from error
 
     def _row(self, answer: A) -> dict[str, Any]:
-        query = self.questions[answer.key]
         values = {name: _plain(value) for name, value in asdict(answer).items()}  # type: ignore[call-overload]
-        digests = zip(DIGESTS, (self.model, question_digest(query), self.how), strict=True)
-        return {"way": self.name, "question": query.question, **values, **dict(digests)}
+        digests = zip(DIGESTS, (self.model, self._asked(answer.key), self.how), strict=True)
+        return {"way": self.name, "question": self.questions[answer.key].question, **values, **dict(digests)}
+
+    def _asked(self, key: str) -> str:
+        """A question's digest; its pictures are read once, and only by the process that needs it."""
+        if key not in self._digests:
+            self._digests[key] = _question_digest(self.questions[key])
+        return self._digests[key]
 
     def _rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         if self.folder.exists() and not self.folder.is_dir():
@@ -135,7 +141,7 @@ def way_digest(method: Method | None, **options: Any) -> str:
     return digest.hexdigest()
 
 
-def question_digest(example: Example) -> str:
+def _question_digest(example: Example) -> str:
     """Of a question's words, what is right, and its pictures."""
     digest = hashlib.sha256(f"{example.question}\0{example.answer}\0".encode())
     images: Any = example.images
