@@ -28,7 +28,7 @@ HOME = "/home/me"
 """Stands in the pages for the folder in which they ran."""
 RUN = ("python", "bash")
 _NUMBER = re.compile(r"\d+\.\d+|\d+")
-_SECONDS = re.compile(r"\d+\.\d+ ?s\b")
+_SECONDS = re.compile(r"\d+\.\d+ ?s\b( \(\d+:\d\d:\d\d\))?")
 
 
 @dataclass(frozen=True)
