@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._fold import places, shifts, switches, verify
 from ._fold.clone import Biases, clone
+from ._sharding import sharding_of
 from .errors import InterventionError, SessionError
 from .intervention import Intervention
 from .session import attach, map_of
@@ -104,6 +105,12 @@ def _check(model: Any) -> None:
     from transformers import PreTrainedModel
 
     from . import _installed
+
+    if sharding_of(model) is not None:
+        raise InterventionError(
+            "a model that is spread by tensor parallelism (tp_plan) cannot be folded: this process has parts of its "
+            "weights; load it whole, on the CPU if need be, and fold it there"
+        )
 
     if not isinstance(model, PreTrainedModel):
         raise InterventionError(

@@ -100,6 +100,7 @@ REFUSED = {
     "eight heads over packed columns": ["MappingError", "q_proj", "PackedColwiseParallel"],
     "training": ["InterventionError", "tensor parallelism", "gradient"],
     "recording for training": ["InterventionError", "tensor parallelism", "gradient"],
+    "folding": ["InterventionError", "tp_plan", "fold"],
     "no such head": ["UnknownNameError", "head '8'"],
     "a vector for the heads of a process": ["InterventionError", "[4, 6]", "[8, 6]"],
     "fit by gradient": ["SteerError", "live", "tp_plan"],

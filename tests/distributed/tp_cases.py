@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,6 +37,38 @@ def _mixing(x: torch.Tensor) -> torch.Tensor:
 
 def _mixing_inner(x: torch.Tensor) -> torch.Tensor:
     return _mixing(x.transpose(1, 2)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class OfAll:
+    """A stranger's gate: one strength for all heads of a token, from what they ask for together."""
+
+    needs_query: bool = True
+    needs_lse: bool = True
+
+    def bind(self, slot: Any) -> gates.BoundGate:
+        def gate(x: torch.Tensor, reading: gates.Reading) -> torch.Tensor:
+            assert reading.query is not None
+            assert reading.lse is not None
+            told = reading.query.norm(dim=-1) - reading.lse
+            return torch.sigmoid(told.mean(-1, keepdim=True)).unsqueeze(-1).expand(*told.shape, 1)
+
+        return gate
+
+
+@dataclass(frozen=True)
+class OfEach(OfAll):
+    """A stranger's gate that treats each head by itself, and says so."""
+
+    apart: ClassVar[bool] = True
+
+    def bind(self, slot: Any) -> gates.BoundGate:
+        def gate(x: torch.Tensor, reading: gates.Reading) -> torch.Tensor:
+            assert reading.query is not None
+            assert reading.lse is not None
+            return torch.sigmoid(reading.query.norm(dim=-1) - reading.lse).unsqueeze(-1)
+
+        return gate
 
 
 I = steer.Intervention  # noqa: E741
@@ -125,6 +158,16 @@ CASES: dict[str, Make] = {
     "apply across queries": _one(lambda L, H, K, d, v, D: I(sites.head_q(), ops.Apply(_mixing_inner))),
     "apply across keys": _one(lambda L, H, K, d, v, D: I(sites.head_k(), ops.Apply(_mixing_inner))),
     "apply gated": _one(lambda L, H, K, d, v, D: I(sites.head_out(), ops.Apply(_mixing), gates.Sigmoid(randn(H, d)))),
+    "a gate of all heads": _one(lambda L, H, K, d, v, D: I(sites.head_out(), ops.Add(randn(H, v)), OfAll())),
+    "a gate of each head": _one(
+        lambda L, H, K, d, v, D: I(sites.head_out(heads=[2, H - 1]), ops.Add(randn(2, v)), OfEach())
+    ),
+    "key_bias by all heads": _one(
+        lambda L, H, K, d, v, D: I(sites.key_bias(), ops.KeyBias(2.0, positions.span(2, 6)), OfAll())
+    ),
+    "key_bias by each head": _one(
+        lambda L, H, K, d, v, D: I(sites.key_bias(heads=[1]), ops.KeyBias(2.0, positions.span(2, 6)), OfEach())
+    ),
     "cache": _one(lambda L, H, K, d, v, D: I(sites.cache(), ops.Apply(lambda k, w: (_mixing_inner(k), w.flip(1))))),
 }
 

@@ -5,6 +5,7 @@ Each gives tensors: what was fitted or read, and what the model answers.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import steer
 from steer import positions, sites
 from steer.look import look
+from steer.memory import Memory
 from steer.training import Learned
 from tests.distributed.tp_cases import outcome, randn
 
@@ -93,6 +95,18 @@ def memory(name: str, **fields: Any) -> Run:
     return run
 
 
+def saved_memory(model: Any, processor: Any) -> Found:
+    """A memory that was saved, and loaded again: its file is the model's, whoever wrote it."""
+    made = steer.create("ada_kv", keep=0.4).build(model, processor, shots(4), certify=False, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(folder, processor)
+        back = Memory.load(folder, model, processor=processor)
+        found = {f"keys {layer}": back.kept(layer).keys.clone() for layer in back.places}
+    query = dict(processor(text=[shots(1, "test")[0].question.replace("<image>", "")], return_tensors="pt"))
+    with torch.no_grad():
+        return found | {"logits": model(**query, past_key_values=back).logits}
+
+
 def recordings(model: Any, processor: Any) -> Found:
     inputs = questions(processor)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
@@ -156,6 +170,7 @@ METHODS: dict[str, Run] = {
     "emloc": memory("emloc", budget=0.4),
     "emloc by divergence": memory("emloc", max_divergence=0.02),
     "memory of snapkv": memory("snapkv", keep=0.4, window=4),
+    "saved memory": saved_memory,
     "recordings": recordings,
     "look": looked,
     "profile": profile,

@@ -100,6 +100,7 @@ def every_refusal(book: Notebook, folder: Path) -> None:
     book.refused("a mask where keys are in every process", attach("mqa", plan("mqa"), bias))
     book.refused("eight heads over packed columns", attach("llama", {f"{layers}self_attn.q_proj": "packed_colwise"}))
     model = load(folder / "llama")
+    book.refused("folding", lambda: steer.fold(model, steer.Intervention(sites.head_out(), ops.Add(randn(8, 6)))))
     shapes = {"training": randn(8, 6).requires_grad_(), "a vector for the heads of a process": randn(4, 6)}
     for name, vector in shapes.items():
         item = steer.Intervention(sites.head_out(), ops.Add(vector))
