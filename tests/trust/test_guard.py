@@ -41,7 +41,7 @@ def test_what_may_not_happen_is_seen(tmp_path, act):
 
 
 def test_what_may_happen_passes(tmp_path):
-    with watched(tmp_path), in_time(5), bounded(2**28):
+    with bounded(2**28), watched(tmp_path), in_time(5):
         (tmp_path / "a").write_text("x")
         json.loads((tmp_path / "a").read_text().replace("x", "1"))
 
