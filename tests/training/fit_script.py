@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
 
+from steer._processes import leave_together
 from tests.training.helpers import Shift, Slow
 from tests.vectors.subjects import subject
 
@@ -25,6 +26,7 @@ def main(out: str, method: str, options: str) -> None:
         Path(out).with_suffix(".json").write_text(
             json.dumps({**made.provenance["training"], "processes": PartialState().num_processes})
         )
+    leave_together(one.model)
 
 
 if __name__ == "__main__":
