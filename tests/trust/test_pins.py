@@ -20,7 +20,8 @@ from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).parents[2]
 INDEX = os.environ.get("STEER_INDEX", "https://pypi.org/simple")
-# Ranges with a published advisory that would matter here, by hand: a floor under the pins, and no database.
+# Ranges with a published advisory that would matter here, written down by hand and not checked against a database: a
+# floor under the pins, and no more.
 BAD = {
     "torch": ("<2.6", "CVE-2025-32434, code run by torch.load with weights_only"),
     "transformers": ("<4.53", "CVE-2025-2099 and others, patterns that take exponential time"),
