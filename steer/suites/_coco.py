@@ -11,6 +11,9 @@ from ..errors import FileFormatError, SteerError, unknown_name
 from ._files import json_document, json_lines
 from ._objects import Objects
 
+# Of the keys of an entry that are no text.
+KINDS: dict[str, Any] = {"id": int | str, "image_id": int | str, "category_id": int | str}
+
 
 @dataclass
 class Annotations:
@@ -108,7 +111,8 @@ def chosen(given: Given, known: Annotations, limit: int | None) -> list[int]:
     found = []
     for row, where in json_lines(given.images, limit):
         asked = row.get("image_id", row.get("image")) if isinstance(row, Mapping) else None
-        key = asked if asked in known.files else by_name.get(asked) if isinstance(asked, str) else None
+        known_id = isinstance(asked, int | str) and asked in known.files
+        key = asked if known_id else by_name.get(asked) if isinstance(asked, str) else None
         if key is None:
             raise FileFormatError(
                 f"{where}: no picture of the annotations; a line is {{'image_id': ...}} or {{'image': file}}"
@@ -130,6 +134,6 @@ def _entries(document: Mapping[str, Any], name: str, keys: tuple[str, ...], path
     if not isinstance(entries, list):
         raise FileFormatError(f"{path}: {name} is no list")
     for place, one in enumerate(entries):
-        if not isinstance(one, Mapping) or any(key not in one for key in keys):
-            raise FileFormatError(f"{path}: {name}[{place}] needs the keys {', '.join(keys)}")
+        if not isinstance(one, Mapping) or any(not isinstance(one.get(key), KINDS.get(key, str)) for key in keys):
+            raise FileFormatError(f"{path}: {name}[{place}] needs the keys {', '.join(keys)}: ids, and words")
     return entries

@@ -81,7 +81,7 @@ def read(
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-        saved, progress = json.loads(facts["identity"]), Progress(**json.loads(facts["progress"]))
+        saved, progress = json.loads(facts["identity"]), _progress(json.loads(facts["progress"]))
         _same(path, saved, identity)
         kinds = [kind for kind in MOMENTS if any(key.startswith(f"{kind}.") for key in tensors)]
         moments = {name: {kind: tensors[f"{kind}.{name}"] for kind in kinds} for name in learned}
@@ -95,6 +95,22 @@ def read(
         optimiser.state[value] = {"step": torch.tensor(float(progress.step)), **state}
     best = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
     return progress, best
+
+
+def _progress(facts: Any) -> Progress:
+    """As it was written.
+
+    Raises:
+        TypeError, ValueError: a value is of another kind, or counts backwards.
+    """
+    made = Progress(**facts)
+    number = float | int
+    kinds: dict[str, Any] = {"step": int, "worse": int, "seconds": number, "best": number | None}
+    kinds |= {"history": list, "sums": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(made, name), kind)]
+    if wrong or min(made.step, made.worse, made.seconds) < 0:
+        raise ValueError(f"how far it came is not readable: {', '.join(wrong) or 'a count is negative'}")
+    return made
 
 
 def _same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

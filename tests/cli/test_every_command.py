@@ -134,7 +134,7 @@ def test_commands_are_in_panels_with_one_line_each(steer_cli, monkeypatch):
 def test_a_terminal_gets_a_bar_that_is_gone_afterwards():
     """Of `steer check`, on a terminal of its own for standard error; standard output is a pipe."""
     reader, terminal = pty.openpty()
-    command = [sys.executable, "-m", "steer.cli", "check", "tiny-vlm", "--json"]
+    command = [sys.executable, "-m", "steer", "check", "tiny-vlm", "--json"]
     env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI")} | {"TERM": "xterm"}
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True, env=env, cwd=ROOT)
     os.close(terminal)

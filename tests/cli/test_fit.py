@@ -171,7 +171,7 @@ def test_only_the_first_process_prints_and_writes(steer_cli, tmp_path, monkeypat
 
 
 def test_it_is_a_module_for_accelerate_launch():
-    done = subprocess.run([sys.executable, "-m", "steer.cli", "fit", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "steer", "fit", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Usage: steer fit" in done.stdout
 

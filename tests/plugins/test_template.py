@@ -35,7 +35,7 @@ def test_a_new_plugin_is_built_installed_and_tested_in_an_environment_of_its_own
     said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
     assert "13 passed" in said
     assert "skipped" not in said
-    (listed,) = (one for one in json.loads(run("-m", "steer.cli", "methods", "--json")) if one["name"] == "brand_new")
+    (listed,) = (one for one in json.loads(run("-m", "steer", "methods", "--json")) if one["name"] == "brand_new")
     assert (listed["distribution"], listed["version"]) == ("steer-brand-new", "0.1.0")
     assert listed["class"] == "steer_brand_new.method.BrandNew"
     where = run("-c", "import steer_brand_new as b; print(b.__file__)")
