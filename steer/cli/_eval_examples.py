@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._eval_out import Output, names_of
 from ._model import is_main_process
 from ._output import print_table
+from ._several import Several
 
 if TYPE_CHECKING:
     from .._evaluating import Row, Way
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Several):
     """What is asked, and how.
 
     Attributes:
-        sources: what `--data` was given, each with its examples.
         shots: demonstrations in a prompt of one more row; 0 for no such row.
         pool: from which these are drawn.
         seed: of that.
@@ -29,25 +29,11 @@ class Asked:
         max_new_tokens: written at most.
     """
 
-    sources: Sequence[tuple[str, Sequence[Example]]]
     shots: int
     pool: Sequence[Example]
     seed: int
     batch_size: int
     max_new_tokens: int
-
-    @property
-    def queries(self) -> list[Example]:
-        """Of all sources, one after the other."""
-        return [one for _, found in self.sources for one in found]
-
-    def places(self) -> list[tuple[str, list[int]]]:
-        """Each source with the places of its queries among all of them."""
-        found, start = [], 0
-        for source, mine in self.sources:
-            found.append((source, list(range(start, start + len(mine)))))
-            start += len(mine)
-        return found
 
 
 def run(
@@ -57,7 +43,7 @@ def run(
     from .._evaluating import Evaluation
 
     one = Evaluation(
-        model, processor, asked.queries, asked.batch_size, asked.max_new_tokens, output.folder, shared=True
+        model, processor, asked.examples, asked.batch_size, asked.max_new_tokens, output.folder, shared=True
     )
     rows = [one.measure(way) for way in _ways(methods, asked)]
     if not is_main_process():  # all of them have measured by now
@@ -101,7 +87,7 @@ def _said(rows: Sequence[Row], asked: Asked) -> list[dict[str, Any]]:
             "answer": query.answer,
             "said": {row.name: row.said[i].text for row in rows},
         }
-        for i, (source, query) in enumerate(zip(sources, asked.queries, strict=True))
+        for i, (source, query) in enumerate(zip(sources, asked.examples, strict=True))
     ]
 
 
@@ -110,7 +96,7 @@ def _table(rows: Sequence[Row], asked: Asked) -> None:
     if len(asked.sources) == 1:
         print_table(("", *columns), [(row.name, *_cells(row)) for row in rows])
     else:
-        parts = asked.places() + [("all", list(range(len(asked.queries))))]
+        parts = asked.places() + [("all", list(range(len(asked.examples))))]
         print_table(
             ("", "data", *columns),
             [
@@ -119,7 +105,7 @@ def _table(rows: Sequence[Row], asked: Asked) -> None:
                 for i, (source, places) in enumerate(parts)
             ],
         )
-    print(f"accuracy: on {len(asked.queries)} examples, the whole answer, case aside; interval: Wilson's")
+    print(f"accuracy: on {len(asked.examples)} examples, the whole answer, case aside; interval: Wilson's")
     print("begins right: whatever follows; like log-prob not measured for a method that answers in a way of its own")
     size = asked.batch_size
     print(f"log-prob: of the right answer, mean; ms: batches of {size}, making inputs and writing included")

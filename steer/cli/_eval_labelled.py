@@ -12,6 +12,7 @@ from ._eval_halves import BaseNew
 from ._eval_out import Output, names_of
 from ._model import is_main_process
 from ._output import print_table
+from ._several import Several
 
 if TYPE_CHECKING:
     from .._accuracy import Row
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Several):
     """What is measured.
 
     Attributes:
-        sources: what `--data` was given, each with its labelled pictures.
         classes: between which is decided.
         base_new: halve the classes, and measure each half among itself.
         batch_size: pictures in one forward.
@@ -32,25 +32,11 @@ class Asked:
         folder: where answers are kept as they come, or None.
     """
 
-    sources: Sequence[tuple[str, Sequence[Example]]]
     classes: Sequence[str]
     base_new: bool
     batch_size: int
     model: Any
     folder: Path | None
-
-    @property
-    def examples(self) -> list[Example]:
-        """Of all sources, one after the other."""
-        return [one for _, found in self.sources for one in found]
-
-    def places(self) -> list[tuple[str, list[int]]]:
-        """Each source with the places of its pictures among all of them."""
-        found, start = [], 0
-        for source, mine in self.sources:
-            found.append((source, list(range(start, start + len(mine)))))
-            start += len(mine)
-        return found
 
     def halves(self) -> Iterator[tuple[list[str], list[int]]]:
         """Each half of the classes with the places of its pictures.

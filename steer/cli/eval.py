@@ -134,7 +134,7 @@ def command(
     of_examples = _eval_examples.Asked(sources, shots, shown, seed, batch_size, length)
     loaded, processor = held or _load(model, device, dtype)
     methods = methods_of(loaded, named, settings)
-    record |= {"examples": len(of_examples.queries), "shots": shots, "pool": pool, "max_new_tokens": length}
+    record |= {"examples": len(of_examples.examples), "shots": shots, "pool": pool, "max_new_tokens": length}
     with resumable(output.folder):
         _eval_examples.run(loaded, processor, of_examples, methods, record, output)
     leave_together(loaded)
