@@ -168,6 +168,8 @@ CASES: dict[str, Make] = {
     "key_bias by each head": _one(
         lambda L, H, K, d, v, D: I(sites.key_bias(heads=[1]), ops.KeyBias(2.0, positions.span(2, 6)), OfEach())
     ),
+    "each head keeps its own": lambda m: list(steer.create("knorm", keep=0.5, sinks=1).interventions(m)),
+    "each head keeps so many": lambda m: list(steer.create("ada_kv", keep=0.5, sinks=1).interventions(m)),
     "cache": _one(lambda L, H, K, d, v, D: I(sites.cache(), ops.Apply(lambda k, w: (_mixing_inner(k), w.flip(1))))),
 }
 
