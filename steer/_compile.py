@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import _hooks, _second_stream, _sharding, _spread, _streams, contrast
+from . import _second_stream, _sharding, _spread, _streams, contrast
 from ._address import Target, resolve
-from ._attention import AttentionPlan
-from ._compile_attention import add_special, in_registry
+from ._compile_attention import add_special
+from ._filing import Filing, Plan
 from ._frame import Frame
 from ._generate import around_generate
 from ._params import Slot
 from ._sharding import Share
-from ._step import Measure, Place, RowChoice, Stage, Step, Tally, Tap
+from ._step import Measure, Place, RowChoice, Step, Tally, Tap
 from ._tracker import Tracker
 from .errors import InterventionError, MappingError
 from .intervention import Intervention
-from .model_map import Attention, ModelMap, Projection
+from .model_map import Attention, ModelMap
 from .ops import Append, Around
 from .positions import Positions
 from .sites import Site
@@ -30,42 +30,15 @@ from .sites import Site
 Record = Callable[[Place, Any], None]
 
 
-@dataclass
-class Plan:
-    """What one session will install.
-
-    Attributes:
-        hooks: functions that register one hook each and return its handle.
-        attention: what to do inside the attention of modules that use transformers' registry, by path.
-        towers: those whose forwards must be followed.
-        tallies: for every intervention (or recording), in the order attached, its places and what happened there.
-        prunes: some caches will be pruned, so that each layer needs its own mask.
-    """
-
-    hooks: list[Callable[[], Any]] = field(default_factory=list)
-    attention: dict[str, AttentionPlan] = field(default_factory=dict)
-    towers: set[str] = field(default_factory=set)
-    prunes: bool = False
-    tallies: list[list[tuple[Place, Tally]]] = field(default_factory=list)
-
-
 class Compiler:
-    """Collects steps by module, then turns each module's into one hook."""
+    """Turns interventions and recordings into steps, and files each under its module."""
 
     def __init__(self, model: nn.Module, model_map: ModelMap, tracker: Tracker, measure: Measure) -> None:
         self.model, self.map, self.tracker, self.measure = model, model_map, tracker, measure
-        self.plan = Plan()
-        self._before: dict[str, list[Stage]] = {}
-        self._after: dict[str, list[Stage]] = {}
-        self._out: dict[str, tuple[Attention, list[Stage]]] = {}
-        self._projected: dict[str, dict[str, list[Stage]]] = {}
-        self._mixers: dict[str, Attention] = {}
-        self.cache_edits: dict[str, list[tuple[Place, Tally, Callable[..., Any]]]] = {}
-        self._logits: list[Stage] = []
-        self._fields: dict[tuple[str, str], list[Stage]] = {}
         self._choices: dict[tuple[str, Positions | None], RowChoice] = {}
-        self._keeps: dict[str, AttentionPlan] = {}
         self.sharding = _sharding.sharding_of(model)
+        self.filing = Filing(model, model_map, tracker, self.sharding)
+        self.plan = self.filing.plan
         if self.sharding is not None:
             _sharding.check_map(model_map, self.sharding)
 
@@ -85,7 +58,7 @@ class Compiler:
             for target, place, width in self._places(item.site):
                 step = self._step(item, target, place, width, needs_frame)
                 places.append((place, step.tally))
-                self._file(item.site, target, step)
+                self.filing.file(item.site, target, step)
             if isinstance(item.op, Append):
                 self._widen(item.site.tower)
         self.plan.tallies.append(places)
@@ -107,31 +80,9 @@ class Compiler:
             tap = Tap(place, self.choice(site), keep)
             if share is not None:
                 tap = Tap(replace(place, heads=None), tap.choice, _spread.whole_recording(keep, place, share))
-            self._file(site, target, tap)
+            self.filing.file(site, target, tap)
             places.append(place)
         return places
-
-    def finish(self) -> Plan:
-        """The plan, with one hook per touched module."""
-        module = self.model.get_submodule
-        for path, steps in self._before.items():
-            self._hook(_hooks.before, module(path), steps)
-        for path, steps in self._after.items():
-            self._hook(_hooks.after, module(path), steps)
-        for (path, name), steps in self._fields.items():
-            self._hook(_hooks.after_field, module(path), name, steps)
-        for mixer, steps in self._out.values():
-            self._finish_head_out(mixer, steps)
-        for path, parts in self._projected.items():
-            self._finish_projections(self._mixers[path], parts)
-        for path, edits in self.cache_edits.items():
-            self._hook(_hooks.after_attention, module(path), edits)
-        if self._logits:
-            self._finish_logits()
-        return self.plan
-
-    def _hook(self, register: Callable[..., Any], *args: Any) -> None:
-        self.plan.hooks.append(lambda: register(*args))
 
     def choice(self, site: Site) -> RowChoice:
         return self.row_choice(site.positions, site.tower)
@@ -216,61 +167,9 @@ class Compiler:
         gate = item.gate.bind(slot) if item.gate is not None else None
         return item.op.bind(slot, gate)  # type: ignore[union-attr]
 
-    def _file(self, site: Site, target: Target | None, step: Stage) -> None:
-        """Put a step where its module's hook will be made."""
-        if site.name == "logits":
-            self._logits.append(step)
-            return
-        if site.name in ("token_embeddings", "features"):
-            where, name = _streams.place(site, self.map)
-            (self._fields.setdefault((where, name), []) if name else self._after.setdefault(where, [])).append(step)
-            return
-        tower = self.map.tower(site.tower)
-        if site.name == "embeddings":
-            first = tower.layers[0].path
-            self._after.setdefault(tower.embeddings, []).append(step) if tower.embeddings else (
-                self._before.setdefault(first, []).append(step)
-            )
-            return
-        assert target is not None
-        layer, mixer = target.layer, target.attention
-        if site.name == "resid_in":
-            self._before.setdefault(layer.path, []).append(step)
-        elif site.name == "resid_out":
-            self._after.setdefault(layer.path, []).append(step)
-        elif site.name == "mlp_out":
-            self._after.setdefault(_present(layer.mlp_out or layer.mlp, site, layer.path), []).append(step)
-        elif site.name == "attn_out":
-            path = layer.cross_attn_out if site.attention == "cross" else layer.attn_out
-            self._after.setdefault(_present(path or (mixer.path if mixer else None), site, layer.path), []).append(step)
-        else:
-            assert mixer is not None
-            self._file_heads(site, mixer, step)
-
-    def _file_heads(self, site: Site, mixer: Attention, step: Stage) -> None:
-        self._mixers[mixer.path] = mixer
-        if site.name == "head_out":
-            self._out.setdefault(mixer.path, (mixer, []))[1].append(step)
-            if step.needs_query or step.needs_lse:
-                self._want(mixer, step.needs_lse)
-        elif site.name == "attention":
-            assert isinstance(step, Tap)
-            self.attention_of(in_registry(mixer, step.place)).weights.append(step)
-        elif mixer.registry:
-            name = {"head_q": "queries", "head_k": "keys", "head_v": "values"}[site.name]
-            getattr(self.attention_of(mixer), name).append(step)
-        else:
-            part = site.name.removeprefix("head_")
-            if getattr(mixer, part) is None:
-                raise MappingError(
-                    f"{site.name!r} cannot be reached in {mixer.path}: it neither uses transformers' attention "
-                    f"registry nor has a projection that gives {part}"
-                )
-            self._projected.setdefault(mixer.path, {}).setdefault(part, []).append(step)
-
     def _around(self, op: Around) -> tuple[Place, Tally]:
         place, tally = Place("call", "", -1), Tally()
-        self._hook(_streams.around, self.model, op, tally)
+        self.filing.hook(_streams.around, self.model, op, tally)
         return place, tally
 
     def _contrast(self, op: contrast.Contrast) -> tuple[Place, Tally]:
@@ -288,78 +187,16 @@ class Compiler:
             return self.tracker.frame("text", logits.shape[0], logits.shape[1], logits.device)
 
         running = _second_stream.Running(op, self.model, frame, lambda: tally.count(1))
-        self._hook(lambda: self.model.register_forward_pre_hook(running.before, with_kwargs=True))
-        self._hook(lambda: self.model.register_forward_hook(running.after))
-        self._hook(lambda: SimpleNamespace(remove=around_generate(self.model, running.around)))
-        self._hook(lambda: running)
+        self.filing.hook(lambda: self.model.register_forward_pre_hook(running.before, with_kwargs=True))
+        self.filing.hook(lambda: self.model.register_forward_hook(running.after))
+        self.filing.hook(lambda: SimpleNamespace(remove=around_generate(self.model, running.around)))
+        self.filing.hook(lambda: running)
         return place, tally
 
     def _widen(self, tower: str) -> None:
         """Have the masks of a tower that is given more rows let everything see them."""
         for layer in _streams.growing(self.map, self.map.tower(tower)):
-            self._hook(_streams.widen, self.model.get_submodule(layer.path))
-
-    def attention_of(self, mixer: Attention) -> AttentionPlan:
-        if mixer.path not in self.plan.attention:
-            made = self.plan.attention[mixer.path] = AttentionPlan()
-            if self.sharding is not None:
-                _spread.count_heads(made, mixer, self.sharding.here(mixer), self.row_choice(None, "text"))
-        return self.plan.attention[mixer.path]
-
-    def _want(self, mixer: Attention, lse: bool) -> None:
-        """Have the query (and the log-sum-exp) of a module's forward kept for its output projection."""
-        if mixer.registry:
-            plan = self.attention_of(mixer)
-            plan.wants_query = True
-            plan.wants_lse = plan.wants_lse or lse
-        elif lse:
-            raise MappingError(
-                f"{mixer.path} does not use transformers' attention registry; its log-sum-exp cannot be had"
-            )
-        elif mixer.q is None:
-            raise MappingError(f"the query of {mixer.path} cannot be reached; use a gate with of_query=False")
-        else:
-            self._projected.setdefault(mixer.path, {}).setdefault("q", [])
-
-    def _finish_head_out(self, mixer: Attention, steps: list[Stage]) -> None:
-        assert mixer.out_proj is not None
-        assert mixer.num_heads is not None
-        share = None if self.sharding is None else self.sharding.share(mixer, "head_out")
-        heads = mixer.num_heads if share is None else share.count
-        plan = self.plan.attention.get(mixer.path)
-        if plan is not None and not plan.wants_query:
-            plan = None
-        if plan is None and any(s.needs_query for s in steps):
-            plan = self._kept(mixer)
-        if plan is not None:
-            self._hook(_hooks.forget_query, self.model.get_submodule(mixer.path), plan)
-        self._hook(_hooks.before_out_proj, self.model.get_submodule(mixer.out_proj), steps, heads, plan)
-
-    def _kept(self, mixer: Attention) -> AttentionPlan:
-        """Where the query of a module outside the registry is kept between its projection and its output."""
-        return self._keeps.setdefault(mixer.path, AttentionPlan())
-
-    def _finish_projections(self, mixer: Attention, parts: dict[str, list[Stage]]) -> None:
-        mixer = mixer if self.sharding is None else self.sharding.here(mixer)
-        for part, steps in parts.items():
-            projection: Projection = getattr(mixer, part)
-            heads = mixer.num_heads if part == "q" else mixer.num_kv_heads
-            width = mixer.value_dim if part == "v" else mixer.head_dim
-            keep = self._keeps.get(mixer.path) if part == "q" else None
-            module = self.model.get_submodule(projection.path)
-            self._hook(_hooks.after_projection, module, projection, heads, width, steps, keep)
-
-    def _finish_logits(self) -> None:
-        from transformers import GenerationMixin
-
-        if self.sharding is not None and self.map.logits and self.sharding.gives_part(self.map.logits):
-            raise MappingError(f"{self.map.logits} gives each process its part of the scores; no process has them all")
-        generate = getattr(type(self.model), "generate", GenerationMixin.generate)
-        own = generate is not GenerationMixin.generate
-        if own and self.map.logits is not None:
-            self._hook(_hooks.after, self.model.get_submodule(self.map.logits), self._logits)
-        else:
-            self._hook(_hooks.after_model, self.model, self._logits)
+            self.filing.hook(_streams.widen, self.model.get_submodule(layer.path))
 
     def _record_cache(self, site: Site, keep: Record) -> list[Place]:
         places = []
@@ -372,7 +209,7 @@ class Compiler:
 
             share = self.key_share(target.attention)
             edit = read if share is None else _spread.whole_cache(read, share, target.attention)
-            self.cache_edits.setdefault(target.attention.path, []).append((place, Tally(), edit))
+            self.filing.cache_edits.setdefault(target.attention.path, []).append((place, Tally(), edit))
             places.append(place)
         return places
 
@@ -383,12 +220,6 @@ def _of_own_stream(keep: Record) -> Record:
             keep(place, tensor)
 
     return record
-
-
-def _present(path: str | None, site: Site, layer: str) -> str:
-    if path is None:
-        raise MappingError(f"{site.name!r} does not exist in {layer}: the map has no such branch there")
-    return path
 
 
 def compile_plan(
@@ -405,4 +236,4 @@ def compile_plan(
         compiler.add(item)
     for site, keep in recordings:
         compiler.plan.tallies.append([(place, Tally()) for place in compiler.record(site, keep)])
-    return compiler.finish()
+    return compiler.filing.finish()

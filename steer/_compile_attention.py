@@ -35,7 +35,7 @@ def add_special(compiler: Compiler, item: Intervention, places: list[tuple[Place
         if isinstance(item.op, Keep | KeyBias | Prefix):
             _spread.refuse_masks(place, mixer, compiler.query_share(mixer), compiler.key_share(mixer))
         if isinstance(item.op, Keep):
-            compiler.attention_of(in_registry(mixer, place)).keepers.append(
+            compiler.filing.attention_of(in_registry(mixer, place)).keepers.append(
                 _keeper(compiler, item, item.op, target, place, tally)
             )
             continue
@@ -43,13 +43,15 @@ def add_special(compiler: Compiler, item: Intervention, places: list[tuple[Place
             assert isinstance(item.op, Apply)
             share = compiler.key_share(mixer)
             edit = item.op.function if share is None else _spread.whole_cache(item.op.function, share, mixer)
-            compiler.cache_edits.setdefault(mixer.path, []).append((place, tally, edit))
+            compiler.filing.cache_edits.setdefault(mixer.path, []).append((place, tally, edit))
             continue
         in_registry(mixer, place)
         if isinstance(item.op, KeyBias):
-            compiler.attention_of(mixer).biases.append(_bias(compiler, item, item.op, target, mixer, place, tally))
+            compiler.filing.attention_of(mixer).biases.append(
+                _bias(compiler, item, item.op, target, mixer, place, tally)
+            )
         elif isinstance(item.op, Prefix):
-            compiler.attention_of(mixer).prefixes.append(_prefix(compiler, item.op, target, mixer, place, tally))
+            compiler.filing.attention_of(mixer).prefixes.append(_prefix(compiler, item.op, target, mixer, place, tally))
 
 
 def _keeper(

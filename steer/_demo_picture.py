@@ -62,7 +62,7 @@ def _heads(pen: ImageDraw.ImageDraw, rows: Sequence[Row], names: list[list[str]]
         middle = _column(place, column) + column // 2
         for line, words in enumerate(lines):
             _text(pen, (middle, y + 18 + 18 * (line + 1 - len(lines))), words, 15, INK, "mm")
-        _text(pen, (middle, y + 42), f"{100 * row.accuracy:.0f} % right", 15, GREY, "mm")
+        _text(pen, (middle, y + 42), f"{row.accuracy:.2f} right", 15, GREY, "mm")
 
 
 def _cell(pen: ImageDraw.ImageDraw, x: int, y: int, column: int, answer: str, right: bool) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from torch import nn
 
 from ._attention import AttentionPlan, AttentionSlot
-from ._compile import Plan
+from ._filing import Plan
 from ._generate import around_generate
 from ._tracker import Tracker
 from .errors import SessionError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ AUTO_CLASSES = (
     "AutoModelForCausalLM",
     "AutoModel",
 )
+
+_KINDS = "a model is a zoo name such as tiny-vlm, a folder, a config.json or a hub id such as user/name"
 
 
 def meta_model(target: PretrainedConfig | str | os.PathLike[str]) -> PreTrainedModel:
@@ -85,16 +88,28 @@ def _processor_of(name: str) -> Any:
 def _config_of(target: PretrainedConfig | str | os.PathLike[str]) -> PretrainedConfig:
     from transformers import AutoConfig, PretrainedConfig
 
+    from . import zoo
+
     if isinstance(target, PretrainedConfig):
         return target
     name = os.fspath(target)
+    if not os.path.exists(name) and _is_path(name):
+        raise MappingError(f"there is no folder or config.json {name[:500]!r}; {_KINDS}")
     try:
         return AutoConfig.from_pretrained(name)
     # OSError for what is missing; for what it cannot read transformers raises whatever its parsers and checks do.
     except Exception as error:
+        near = get_close_matches(name, zoo.names(), n=1) if not os.path.exists(name) else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise MappingError(
-            f"{name!r} is no zoo model, hub id, folder or config.json that transformers can read: {_first_line(error)}"
+            f"{name!r} is no zoo model, hub id, folder or config.json that transformers can read{hint} "
+            f"({_first_line(error)})"
         ) from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only have been meant as a place on this machine: a hub id is a word or two with a slash."""
+    return not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".json")
 
 
 def _model_class(config: PretrainedConfig) -> Any:

@@ -61,8 +61,8 @@ def unknown_name(what: str, asked: object, known: Iterable[object], hint: str = 
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     parts = [f"there is no {what} {wanted!r}"]
     parts.append(f"known: {listed}" if names else "none are known")
-    if nearest:
-        parts.append(f"did you mean {nearest[0]!r}?")
     if hint:
         parts.append(hint)
+    if nearest:
+        parts.append(f"did you mean {nearest[0]!r}?")
     return UnknownNameError("; ".join(parts))

@@ -16,7 +16,7 @@ import torch
 from . import __version__
 from ._card import card
 from ._config import config_fields, decode_config, encode_config
-from .errors import FileFormatError, FingerprintError, SteerError, unknown_name
+from .errors import LONGEST, FileFormatError, FingerprintError, SteerError, UnknownNameError, unknown_name
 from .examples import Example
 from .files import FILE_NAMES, JSON_NAME, TENSORS_NAME, SavedMethod, read_folder, write_folder
 
@@ -278,12 +278,13 @@ def local_folder(path: str | os.PathLike[str], revision: str | None = None) -> P
     hint = f"give a folder that holds {JSON_NAME} and {TENSORS_NAME}, or a hub id such as 'user/name'"
     # One slash is what makes a hub id; anything else was meant as a folder.
     if isinstance(path, os.PathLike) or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
-        raise unknown_name("folder", path, (), hint)
+        problem = f"{path} is a file" if os.path.isfile(path) else f"there is no folder {str(path)[:LONGEST]!r}"
+        raise UnknownNameError(f"{problem}; {hint}")
     try:
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(FILE_NAMES)))
     except (OSError, HFValidationError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise unknown_name("folder or hub id", path, (), f"{hint} ({reason})") from error
+        raise UnknownNameError(f"there is no folder or hub id {str(path)[:LONGEST]!r}; {hint} ({reason})") from error
 
 
 def _describe(examples: Iterable[Example]) -> dict[str, Any]:

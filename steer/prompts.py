@@ -292,7 +292,15 @@ def parts(
     encoded = _with_pictures(processor, texts, images, special) if sees else _words(processor, texts, special)
     device, dtype = model.device, model.dtype
     tensors = {key: value for key, value in encoded.items() if isinstance(value, torch.Tensor)}
+    _check_something_to_read(tensors)
     return {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in tensors.items()}
+
+
+def _check_something_to_read(tensors: dict[str, torch.Tensor]) -> None:
+    """Raise where a prompt became no token: most models fail on that somewhere inside, some answer from padding."""
+    mask = tensors.get("attention_mask", tensors.get("input_ids"))
+    if mask is not None and (0 in mask.shape or ("attention_mask" in tensors and not mask.any(-1).all())):
+        raise SteerError("a prompt has no words and no pictures, so there is nothing to read; give it words")
 
 
 def tokens_of_answers(processor: Any, texts: Sequence[str], answers: Sequence[str]) -> torch.Tensor:

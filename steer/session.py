@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from torch import nn
 
 from . import _installed, report
-from ._compile import Plan, compile_plan
+from ._compile import compile_plan
+from ._filing import Plan
 from ._inspecting import inspect
 from ._plugins import manager
 from ._tracker import Tracker

@@ -41,7 +41,7 @@ Data = Annotated[str, data_option()]
 Pool = Annotated[
     str | None, typer.Option("--pool", metavar="DATA", help="Where demonstrations come from, as --data (train.jsonl).")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 Limit = Annotated[int | None, limit_option("examples of --data")]
 
 

@@ -68,6 +68,8 @@ def load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
     # torch raises RuntimeError for a name it does not know, AssertionError where it was built without the device.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SteerError(f"there is no device {where!r} here: {str(error).splitlines()[0]}") from error
+    if torch.device(where).type == "meta":
+        raise SteerError("nothing can be run on the device 'meta', which keeps no numbers; `steer inspect` needs none")
     model, processor = load_model(name)
     return model.to(device=where, dtype=wanted), processor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,9 +50,14 @@ def check_drawing() -> None:
 
 
 def check_folder(path: Path, what: str) -> None:
-    """Raise where `--out` is to be a folder and is a file; `what` is saved in it."""
+    """Raise where `--out` cannot be a folder to save `what` in: now, and not after the work."""
     if path.exists() and not path.is_dir():
         raise SteerError(f"{path} is a file; --out is the folder to save {what} in")
+    above = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not above.is_dir():
+        raise SteerError(f"{above} is a file, so {what} cannot be saved in {path}")
+    if not os.access(above, os.W_OK):
+        raise SteerError(f"{above} cannot be written to, so {what} cannot be saved in {path}")
 
 
 def print_json(data: Any) -> None:
@@ -86,11 +92,13 @@ def say(message: str) -> None:
 
 
 def quiet_in_a_pipe() -> None:
-    """Turn off transformers' own loading bars where standard error is no terminal."""
+    """Turn off transformers' own loading bars, and the hub's notes on each try, where standard error is no terminal."""
     if not sys.stderr.isatty():
+        from huggingface_hub.utils import logging as of_the_hub
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        of_the_hub.set_verbosity_error()
 
 
 def _plain(data: Any) -> Any:

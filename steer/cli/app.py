@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Annotated
 
@@ -42,6 +43,8 @@ PANELS: dict[str, tuple[ModuleType, ...]] = {
     "Measure": (eval, profile, check, bench),
     "Make": (new_plugin,),
 }
+# Options whose value may be empty: what is said to a model, and how.
+WORDS = ("--prompt", "--template", "--wording")
 
 
 def build_app() -> typer.Typer:
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[-1:] == ["-h"]:  # not an option, which would cost every page of help a column
         words[-1:] = HELP
     try:
+        _check_empty(words)
         know_shells()
         command = typer.main.get_command(build_app())
         in_few_columns(command)
@@ -92,6 +96,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == EXIT_INTERRUPTED:
         say("interrupted")
     raise SystemExit(code or 0)
+
+
+def _check_empty(words: Sequence[str]) -> None:
+    """Raise where an option that is not words to a model is given nothing: an unset variable of the shell.
+
+    An empty path is the current folder to Python, and would be written into.
+    """
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for option, value in pairwise(split):
+        if not value and option.startswith("--") and option not in WORDS:
+            raise typer.BadParameter("it is empty; is a variable of the shell unset?", param_hint=option)
 
 
 def _print_version(asked: bool) -> None:

@@ -190,4 +190,6 @@ def in_a_folder(path: str | os.PathLike[str]) -> Path:
         raise SteerError(f"{target} is a folder; give the name of the file to write")
     if not target.parent.is_dir():
         raise SteerError(f"there is no folder {target.parent} to write {target.name} into")
+    if not os.access(target.parent, os.W_OK):
+        raise SteerError(f"{target.parent} cannot be written to, so {target.name} cannot be saved there")
     return target
