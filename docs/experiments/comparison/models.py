@@ -161,6 +161,7 @@ class Case:
     inputs: dict[str, torch.Tensor]
     layers_path: str
     out_path: str
+    around: Any = None  # what a library put around the model for good, where one does that
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -39,6 +39,7 @@ class Library:
     bias_scores: Callable[[Case], torch.Tensor] | None = None
     fail_inside: Callable[[Case], None] | None = None
     save: Callable[[Case, Path], None] | None = None
+    convert: Callable[[Case], None] | None = None  # changes the model for good, before anything else is done to it
 
 
 def heads(library: Library) -> dict[str, Any]:
@@ -46,10 +47,11 @@ def heads(library: Library) -> dict[str, Any]:
     found = {}
     for name in KINDS:
         one = case(name)
-        before = one.logits()
         with without_head(one):
             truth = one.logits()
         try:
+            changed = converted(library, one)
+            before = one.logits()
             edited = library.zero_head(one)
         except Exception as error:
             found[name] = {"passed": False, "detail": said(error)}
@@ -60,8 +62,17 @@ def heads(library: Library) -> dict[str, Any]:
         passed = apart <= TOLERANCE < MOVED <= moved and same
         kept = one.model.config._attn_implementation
         detail = f"{apart:.1e} from the truth, moved by {moved:.2g}; afterwards {after}; attention {kept}"
-        found[name] = {"passed": passed, "detail": detail}
+        found[name] = {"passed": passed, "detail": detail + changed}
     return found
+
+
+def converted(library: Library, one: Case) -> str:
+    """The model as the library leaves it for good, and in words how far its logits are from those that it had."""
+    if library.convert is None:
+        return ""
+    before = one.logits()
+    library.convert(one)
+    return f"; the model itself stays changed, by {float((one.logits() - before).abs().max()):.1e}"
 
 
 def add_beams(library: Library) -> Found:
@@ -129,6 +140,7 @@ def bias_scores(library: Library) -> Found:
 def fail_inside(library: Library) -> Found:
     """An error inside: afterwards the model's logits and hooks are what they were."""
     one = case(library.on)
+    changed = converted(library, one)
     before, hooks = one.logits(), hooks_left(one.model)
     try:
         library.fail_inside(one)
@@ -137,7 +149,9 @@ def fail_inside(library: Library) -> Found:
     else:
         return False, "the error was swallowed"
     same, more = torch.equal(one.logits(), before), hooks_left(one.model) - hooks
-    found = f"{raised} came through; logits {'bit for bit as before' if same else 'changed'}; {more} hooks left"
+    found = (
+        f"{raised} came through; logits {'bit for bit as before' if same else 'changed'}; {more} hooks left{changed}"
+    )
     return same and more <= 0, found
 
 

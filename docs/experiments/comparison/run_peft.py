@@ -83,6 +83,16 @@ def prompt_on_clip() -> Found:
     return after.shape == before.shape and moved > 1e-6, f"moved the scores by {moved:.2g}"
 
 
+def prompt_on_clip_text() -> Found:
+    """The same around the text half alone."""
+    one = case("CLIP")
+    model = peft.get_peft_model(
+        one.model.text_model, peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    )
+    given = {name: one.inputs[name] for name in ("input_ids", "attention_mask")}
+    return True, f"features {tuple(model(**given).pooler_output.shape)}"
+
+
 if __name__ == "__main__":
     report(
         Library("peft", fail_inside=fail_inside, save=save),
@@ -90,4 +100,5 @@ if __name__ == "__main__":
         merged=merged,
         prefix_on_vlm=prefix_on_vlm,
         prompt_on_clip=prompt_on_clip,
+        prompt_on_clip_text=prompt_on_clip_text,
     )

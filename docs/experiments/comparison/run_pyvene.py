@@ -7,8 +7,8 @@ from typing import Any
 
 import pyvene as pv
 import torch
-from models import GREEDY, LAYER, Case, vector
-from probes import ROWS, Boom, Library
+from models import GREEDY, LAYER, Case, case, vector, without_head
+from probes import ROWS, TOLERANCE, Boom, Found, Library, said
 from reporting import report
 
 
@@ -75,9 +75,24 @@ def save(one: Case, folder: Path) -> None:
     wrapped(one, f"{one.layers_path}[0].output", added).save(str(folder))
 
 
+def llava_that_has_not_run() -> Found:
+    """The head in a LLaVA before its first forward; does the model run afterwards?"""
+    other = case("LLaVA")
+    with without_head(other):
+        truth = other.logits()
+    one = case("LLaVA")
+    apart = float((zero_head(one) - truth).abs().max())
+    try:
+        one.logits()
+    except IndexError as error:
+        return False, f"{apart:.1e} from the truth; then the model's own forward: {said(error)}"
+    return apart <= TOLERANCE, f"{apart:.1e} from the truth"
+
+
 if __name__ == "__main__":
     report(
         Library(
             "pyvene", "InternVL", zero_head, add_beams, add_generated, add_rows, add_padded, None, fail_inside, save
-        )
+        ),
+        llava_that_has_not_run=llava_that_has_not_run,
     )
