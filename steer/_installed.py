@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from contextlib import ExitStack
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,21 @@ from ._filing import Plan
 from ._generate import around_generate
 from ._tracker import Tracker
 from .errors import SessionError
+
+
+class _Open:
+    """Stands on a model while a session is open, and refuses copies: they would keep for ever what is attached."""
+
+    over = False
+    """Once the session has ended: a shallow copy of the model still has the mark, and may be copied then."""
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        if not self.over:
+            raise SessionError("a model cannot be copied inside a session; copy it before or after")
+        return object, ()
+
+
+_MARK = "_steer_session"
 
 
 class Installed:
@@ -67,6 +83,7 @@ def enter(model: nn.Module) -> Installed:
                 "so one thread at a time: close the other session first, or load the model twice"
             )
         installed.sessions += 1
+        model.__dict__.setdefault(_MARK, _Open())
         return installed
 
 
@@ -77,3 +94,4 @@ def leave(model: nn.Module) -> None:
         installed.sessions -= 1
         if not installed.sessions:
             del _models[model]
+            model.__dict__.pop(_MARK).over = True

@@ -165,7 +165,7 @@ def attach(
 def _expand(item: Any, model_map: ModelMap) -> tuple[list[Intervention], str]:
     if isinstance(item, Intervention):
         return [item], ""
-    if hasattr(item, "interventions"):
+    if hasattr(item, "interventions") and not isinstance(item, type):
         if hasattr(item, "check_fits"):
             item.check_fits(model_map)
         return list(item.interventions(model_map)), f"{getattr(item, 'name', type(item).__name__)}: "

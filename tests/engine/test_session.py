@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import threading
 
 import pytest
@@ -236,6 +238,7 @@ def test_wrong_addresses_say_what_was_asked_and_what_exists(make, error, facts) 
         lambda: steer.Intervention("resid_out", ops.Scale(1.0)),
         lambda: steer.Intervention(sites.resid_out(), lambda x: x),
         lambda: steer.attach(tiny_llama(), "icv"),
+        lambda: steer.attach(tiny_llama(), type(steer.create("icv"))),
         lambda: steer.attach("a model", steer.Intervention(sites.resid_out(), ops.Scale(1.0))),
         lambda: steer.attach(tiny_llama(), measure="sometimes"),
         lambda: steer.record(tiny_llama()),
@@ -297,3 +300,18 @@ def test_a_prompt_whose_beginning_is_in_the_cache_already_is_the_same_prompt(whe
     with torch.no_grad():
         past = model(ids[:, :6], use_cache=True).past_key_values
     torch.testing.assert_close(written(past_key_values=past), written())
+
+
+@pytest.mark.parametrize("site", [sites.resid_out, sites.head_q])
+def test_a_model_is_copied_before_or_after_a_session_and_not_inside_it(site) -> None:
+    """A copy has the hooks of what it was made of, and nobody takes them off again."""
+    model, ids = tiny_llama(), tokens()
+    base = model(ids).logits
+    with steer.attach(model, steer.Intervention(site(), ops.Scale(0.5)), strict=False):
+        with steer.attach(model):
+            pass
+        with pytest.raises(SessionError, match="inside a session"):
+            copy.deepcopy(model)
+        shallow = copy.copy(model)
+    for made in (copy.deepcopy(model), copy.deepcopy(shallow), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(made(ids).logits, base)
