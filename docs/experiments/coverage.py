@@ -26,6 +26,10 @@ source_pkgs = steer
 parallel = True
 patch = subprocess
 data_file = {folder}/data
+[paths]
+steer =
+    {root}/steer
+    */steer
 [report]
 exclude_also =
     if TYPE_CHECKING:
@@ -38,7 +42,7 @@ def run(arguments: list[str]) -> int:
     """Run the tests under coverage.py and keep what was found; the tests' exit code."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "coverage.ini"
-        settings.write_text(SETTINGS.format(folder=folder))
+        settings.write_text(SETTINGS.format(folder=folder, root=ROOT))
         command = [sys.executable, "-m", "coverage"]
         there = {"cwd": ROOT, "env": {**os.environ, "COVERAGE_RCFILE": str(settings)}}
         tests = subprocess.run([*command, "run", "-m", "pytest", *arguments], **there)
