@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SteerError
-from ._output import print_json
+from ._output import check_file, print_json
 
 
 class Output:
@@ -21,13 +21,13 @@ class Output:
         json: print JSON.
 
     Raises:
-        SteerError: there is no folder to write into, or a file stands where one should be.
+        SteerError: a place cannot be written to, or a file stands where a folder should be, or the other way round.
     """
 
     def __init__(self, out: Path | None, answers: Path | None, json: bool) -> None:
-        for path in (out, answers):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise SteerError(f"there is no folder {path.absolute().parent} to write {path.name} into")
+        check_file(out)
+        if answers is not None and not answers.absolute().parent.is_dir():
+            raise SteerError(f"there is no folder {answers.absolute().parent} to write {answers.name} into")
         if answers is not None and answers.exists() and not answers.is_dir():
             raise SteerError(f"{answers} is a file; --answers is a folder, in which each process has a file")
         self.json = json

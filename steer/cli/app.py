@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.main
@@ -43,6 +45,7 @@ PANELS: dict[str, tuple[ModuleType, ...]] = {
     "Measure": (eval, profile, check, bench),
     "Make": (new_plugin,),
 }
+_FORMAT = warnings.formatwarning
 # Options whose value may be empty: what is said to a model, and how.
 WORDS = ("--prompt", "--template", "--wording")
 
@@ -79,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     if words[-1:] == ["-h"]:  # not an option, which would cost every page of help a column
         words[-1:] = HELP
+    warnings.formatwarning = _one_line
     try:
         _check_empty(words)
         know_shells()
@@ -96,6 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == EXIT_INTERRUPTED:
         say("interrupted")
     raise SystemExit(code or 0)
+
+
+def _one_line(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+    """What steer warns of, as every other line of ours; what others warn of, as it was."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"steer: {' '.join(str(message).split())}\n"
+    return _FORMAT(message, category, filename, lineno, line)
 
 
 def _check_empty(words: Sequence[str]) -> None:

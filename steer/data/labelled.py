@@ -170,5 +170,5 @@ def _report(problems: list[str], skip: bool) -> None:
         return
     listed = "\n".join(problems[:_NAMED]) + ("\n..." if len(problems) > _NAMED else "")
     if not skip:
-        raise SteerError(f"{len(problems)} pictures cannot be read; skip_unreadable=True leaves them out\n{listed}")
+        raise SteerError(f"{len(problems)} pictures cannot be read; skip_unreadable=True leaves them out:\n{listed}")
     warnings.warn(f"{len(problems)} pictures that cannot be read were left out\n{listed}", stacklevel=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 TINY = ("--model", "tiny-vlm")
@@ -24,6 +26,8 @@ WRONG = [
     ((*FIT, "--out", "a_file"), 1, ["a_file is a file"]),
     ((*FIT, "--out", "a_file/below"), 1, ["a_file is a file", "a_file/below"]),
     ((*FIT, "--out", "locked/below"), 1, ["locked cannot be written to"]),
+    (("eval", *TINY, "--data", "zoo:colour", "--out", "locked"), 1, ["locked is a folder"]),
+    (("eval", *TINY, "--data", "zoo:colour", "--out", "locked/x.json"), 1, ["locked cannot be written to"]),
     (("profile", *TINY, "--data", "zoo:colour", "--out", "locked/heads"), 1, ["locked cannot be written to"]),
 ]
 
@@ -34,10 +38,10 @@ def test_a_wrong_call_is_one_line(steer_cli, monkeypatch, tmp_path, words, code,
     (tmp_path / "locked").mkdir()
     monkeypatch.chdir(tmp_path)
     # Who runs the tests may write anywhere.
-    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("locked"))
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or not str(path).endswith("locked"))
     before = sorted(tmp_path.rglob("*"))
     ran = steer_cli(*words)
-    assert (ran.code, ran.out) == (code, "")
+    assert (ran.code, ran.out) == (code, ""), ran.err
     (line,) = ran.err.splitlines()
     assert [fact for fact in facts if fact not in line] == [], line
     assert sorted(tmp_path.rglob("*")) == before
@@ -57,3 +61,17 @@ def test_a_name_near_one_of_the_zoo_is_told_it(steer_cli, monkeypatch):
     ran = steer_cli("inspect", "tiny_vlm")
     assert ran.code == 1
     assert "did you mean 'tiny-vlm'?" in ran.err
+
+
+def test_a_warning_of_ours_is_one_line_and_others_are_left_as_they_were(steer_cli):
+    import warnings
+
+    import steer.cli.app
+
+    steer_cli("--version")
+    ours = warnings.formatwarning("broken\nplugin", RuntimeWarning, steer.cli.app.__file__, 3)
+    assert ours == "steer: broken plugin\n"
+    assert (
+        warnings.formatwarning("theirs", RuntimeWarning, "/elsewhere.py", 3)
+        == "/elsewhere.py:3: RuntimeWarning: theirs\n"
+    )
