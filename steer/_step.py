@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 
 from ._frame import NONE, Frame, Rows
 from ._tracker import Tracker
-from .errors import MappingError
+from .errors import InterventionError, MappingError
 from .gates import Gate, Reading
 from .ops import BoundOp
 from .positions import Positions
@@ -237,6 +237,7 @@ class Step:
             assert source is not None
             reading.query = source[index]
             reading.lse = None if lse is None else lse[index[:-1]]
+        self._check_width(x)
         new = self.apply(part, reading, mask)
         if inside and self._measures():
             self._count(part[..., self._heads(), :], new[..., self._heads(), :], mask)
@@ -247,6 +248,14 @@ class Step:
         out = x.clone()
         out[index] = new
         return out
+
+    def _check_width(self, x: torch.Tensor) -> None:
+        """Refuse a vector that does not fit: where a model carries several streams, no map says how wide they are."""
+        width = getattr(self.apply, "width", None)
+        if width not in (None, x.shape[-1]):
+            raise InterventionError(
+                f"{self.place}: a row of this tensor has {x.shape[-1]} numbers, and the vector given for it {width}"
+            )
 
     def _measures(self) -> bool:
         return self.measure == "all" or (self.measure == "first" and self.tally.total is None)

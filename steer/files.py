@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from .errors import FileFormatError, InterventionError
+from .errors import FileFormatError, InterventionError, SteerError
 
 JSON_NAME = "steer_method.json"
 TENSORS_NAME = "steer_method.safetensors"
@@ -83,6 +83,22 @@ def write_folder(folder: str | os.PathLike[str], saved: SavedMethod, card: str) 
         written = {name: stack.enter_context(_temporary(target, name, data)) for name, data in contents.items()}
         for name, temporary in written.items():
             os.replace(temporary, target / name)
+
+
+def in_a_folder(path: str | os.PathLike[str]) -> Path:
+    """An absolute path of a file in a folder that exists.
+
+    Raises:
+        SteerError: there is no such folder, or the path is one.
+    """
+    target = Path(path).absolute()
+    if target.is_dir():
+        raise SteerError(f"{target} is a folder; give the name of the file to write")
+    if not target.parent.is_dir():
+        raise SteerError(f"there is no folder {target.parent} to write {target.name} into")
+    if not os.access(target.parent, os.W_OK):
+        raise SteerError(f"{target.parent} cannot be written to, so {target.name} cannot be saved there")
+    return target
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -57,6 +57,12 @@ def _where(rows: torch.Tensor | None, y: torch.Tensor, x: torch.Tensor) -> torch
     return y if rows is None else torch.where(rows.view(*rows.shape, *[1] * (x.ndim - rows.ndim)), y, x)
 
 
+def _as_wide_as(vector: torch.Tensor, bound: BoundOp) -> BoundOp:
+    """A bound op that says how wide the rows are that it is for, so that others are refused in our words."""
+    bound.width = vector.shape[-1]  # type: ignore[attr-defined]
+    return bound
+
+
 @dataclass(frozen=True, eq=False)
 class Add:
     """x + a g v, or the same with each row's length kept (K1, K2; at `head_out` with a Sigmoid gate K3).
@@ -93,7 +99,7 @@ class Add:
                 v = step.on(x)
                 return step.kernel(x, v, None, rows.unsqueeze(-1) if rows is not None and head_site else rows)
 
-            return plain
+            return _as_wide_as(self.vector, plain)
         flags = {"keep_norm": self.keep_norm, "relative": self.relative, "cosine": isinstance(gate, BoundCosine)}
         strength_of = None if isinstance(gate, BoundCosine) else gate
 
@@ -105,7 +111,7 @@ class Add:
                 strength = strength_of(x, reading)
             return step.kernel(x, v, strength, rows.unsqueeze(-1) if rows is not None and head_site else rows, **flags)
 
-        return add
+        return _as_wide_as(self.vector, add)
 
 
 def _gated_by_query(step: Ready, gate: BoundSigmoid, vector: torch.Tensor) -> BoundOp:
@@ -140,7 +146,7 @@ class Replace:
             reading.vector = v
             return _where(rows, x + gate(x, reading) * (v - x), x)
 
-        return replace
+        return _as_wide_as(self.vector, replace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +201,7 @@ class Rotate:
             turn, slide = torch.cos(theta) - 1, torch.sin(theta)
             return _where(rows, x + (turn * a - slide * b) * u + (slide * a + turn * b) * v, x)
 
-        return rotate
+        return _as_wide_as(self.first, rotate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ def top_option(what: str, least: int = 1) -> Any:
 def check_file(path: Path | None) -> None:
     """Raise where a file cannot be written at a path, before anything is run for it; None is not asked for."""
     if path is not None:
-        from ..look.found import in_a_folder
+        from ..files import in_a_folder
 
         in_a_folder(path)
 

@@ -116,7 +116,7 @@ def _check_empty(words: Sequence[str]) -> None:
     """
     split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for option, value in pairwise(split):
-        if not value and option.startswith("--") and option not in WORDS:
+        if not value and option.startswith("--") and option not in (*WORDS, "--"):
             raise typer.BadParameter("it is empty; is a variable of the shell unset?", param_hint=option)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import SteerError
-from ..files import write_whole
+from ..files import in_a_folder, write_whole
 
 SHARES = ("image", "text", "rest")
 
@@ -177,19 +175,3 @@ class Look:
 
         target = in_a_folder(path)
         write_whole(target, page(self).encode())
-
-
-def in_a_folder(path: str | os.PathLike[str]) -> Path:
-    """An absolute path of a file in a folder that exists.
-
-    Raises:
-        SteerError: there is no such folder, or the path is one.
-    """
-    target = Path(path).absolute()
-    if target.is_dir():
-        raise SteerError(f"{target} is a folder; give the name of the file to write")
-    if not target.parent.is_dir():
-        raise SteerError(f"there is no folder {target.parent} to write {target.name} into")
-    if not os.access(target.parent, os.W_OK):
-        raise SteerError(f"{target.parent} cannot be written to, so {target.name} cannot be saved there")
-    return target

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import FileFormatError, SteerError, unknown_name
-from ..files import write_whole
+from ..files import in_a_folder, write_whole
 from ..method import check_fingerprint
 from ..session import map_of
 
@@ -103,7 +102,7 @@ class HeadMap:
         Raises:
             SteerError: there is no such folder, or an option is no plain data.
         """
-        target = _in_a_folder(path)
+        target = in_a_folder(path)
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -172,7 +171,7 @@ class HeadMap:
         """
         from .drawing import draw
 
-        draw(self, _in_a_folder(path), self.measures if measure is None else (self._named(measure),))
+        draw(self, in_a_folder(path), self.measures if measure is None else (self._named(measure),))
 
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write one page that needs nothing else: choose a measure, point at a head, sort the table of heads.
@@ -182,7 +181,7 @@ class HeadMap:
         """
         from .page import page
 
-        write_whole(_in_a_folder(path), page(self).encode())
+        write_whole(in_a_folder(path), page(self).encode())
 
     def _named(self, measure: str | None) -> str:
         if measure is None and len(self.values) == 1:
@@ -192,10 +191,3 @@ class HeadMap:
         if measure not in self.values:
             raise unknown_name("measure", measure, self.measures, "in this profile")
         return measure
-
-
-def _in_a_folder(path: str | os.PathLike[str]) -> Path:
-    target = Path(path).absolute()
-    if not target.parent.is_dir():
-        raise SteerError(f"there is no folder {target.parent} to write {target.name} into")
-    return target

@@ -315,3 +315,20 @@ def test_a_model_is_copied_before_or_after_a_session_and_not_inside_it(site) -> 
         shallow = copy.copy(model)
     for made in (copy.deepcopy(model), copy.deepcopy(shallow), pickle.loads(pickle.dumps(model))):
         assert torch.equal(made(ids).logits, base)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.Add(torch.ones(7)),
+        ops.Add(torch.ones(7), keep_norm=True),
+        ops.Replace(torch.ones(7)),
+        ops.Rotate(torch.ones(7), torch.arange(7.0), 0.1),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_a_vector_of_another_width_than_the_residual_stream_is_an_error_with_both_numbers(op) -> None:
+    model = tiny_llama()
+    with pytest.raises(InterventionError, match=rf"resid_out text layer 1: .* {WIDTH} numbers, and the vector .* 7"):
+        with steer.attach(model, steer.Intervention(sites.resid_out([1]), op), strict=False):
+            model(tokens())
