@@ -1,4 +1,4 @@
-"""`steer predict`: the classes of pictures, by a saved method."""
+"""`steer predict`: the classes of pictures, by one method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..errors import SteerError
-from ._asking import SAVED, method_option
+from ._asking import SAVED, config_option, method_option
 from ._labelled import SkipUnreadable, class_names, classes_option
 from ._model import BatchSize, Device, Dtype, ModelName, load
 from ._output import AsJson, print_json, print_table, progress, quiet_in_a_pipe, say, top_option
@@ -27,7 +27,8 @@ def command(
         list[Path], typer.Argument(metavar="PICTURES", help="Files of pictures, or folders with such.")
     ],
     model: ModelName,
-    method: Annotated[str, method_option(SAVED)],
+    method: Annotated[str, method_option(f"{SAVED}, or the name of one that needs no fitting")],
+    config: Annotated[list[str] | None, config_option("the --method given by name")] = None,
     classes: Annotated[str | None, classes_option("others than the method's")] = None,
     top: Annotated[int, top_option("likeliest classes of each picture")] = 1,
     skip_unreadable: SkipUnreadable = False,
@@ -36,14 +37,12 @@ def command(
     dtype: Dtype = None,
     json: AsJson = False,
 ) -> None:
-    """Say which class pictures are of, by a fitted method."""
-    from ..registry import load as load_method
+    """Say which class pictures are of."""
+    from ._named import methods_of, reads_of
 
     quiet_in_a_pipe()
-    # Any, because a method that reads labelled pictures has more than `Method` does.
-    found: Any = load_method(method)
-    if found.reads != "labelled":
-        raise SteerError(f"method {found.name!r} does not name classes; steer generate --model M --method {method}")
+    if reads_of(method) != "labelled":
+        raise SteerError(f"{method} does not name classes; steer generate --model M --method {method}")
     names = None if classes is None else class_names(classes)
     readable, problems = _read(pictures)
     if problems and not skip_unreadable:
@@ -55,7 +54,10 @@ def command(
     if not readable:
         raise SteerError("none of the pictures can be read")
     loaded, processor = load(model, device, dtype)
-    found = load_method(method, loaded)
+    # Any, because a method that reads labelled pictures has more than `Method` does.
+    found: Any = methods_of(loaded, [method], config or [], "labelled")[method]
+    if names is None and not found.classes:
+        raise SteerError(f"{method} has learned no classes; name some: --classes cat,dog")
     if names is not None and names != found.classes:
         found.set_classes(names)
     found.bind(loaded, processor)

@@ -123,10 +123,31 @@ def test_a_method_that_answers_questions_is_sent_to_generate(steer_cli, pets, tm
     steer.create("icv").fit(*steer.zoo.load(), steer.zoo.examples("position", "demo", 8)).save_pretrained(tmp_path)
     ran = steer_cli("predict", "--method", tmp_path, pets / "test", "--model", "tiny-vlm")
     assert ran.code == 1
-    assert "'icv' does not name classes; steer generate --model M --method" in ran.err
+    assert f"{tmp_path} does not name classes; steer generate --model M --method {tmp_path}" in ran.err
 
 
 def test_a_model_that_the_method_was_not_made_for_is_refused(steer_cli, pets, saved):
     ran = steer_cli("predict", "--method", saved / "tip", pets / "test", "--model", "tiny-clip")
     assert ran.code == 1
     assert "does not fit CLIPModel" in ran.err
+
+
+def test_a_method_that_needs_no_fitting_is_given_by_name_with_its_classes(steer_cli, tiny_clip, pets):
+    words = ["predict", "--model", tiny_clip, "--method", "zero_shot", "--json", pets / "test" / "cat"]
+    bare = steer_cli(*words)
+    assert (bare.code, bare.err.count("\n")) == (1, 1)
+    assert "--classes" in bare.err
+    named = steer_cli(*words, "--classes", "cat,dog", "--config", "templates=a drawing of a {}.")
+    assert named.code == 0, named.err
+    said = json.loads(named.out)
+    assert said["classes"] == ["cat", "dog"]
+    other = json.loads(steer_cli(*words, "--classes", "cat,dog").out)
+    model, processor = load_model(str(tiny_clip))
+    truth = steer.create("zero_shot", templates=("a drawing of a {}.",))
+    truth.set_classes(["cat", "dog"])
+    truth.bind(model, processor)
+    pictures = sorted((pets / "test" / "cat").iterdir())
+    chances = truth.predict([steer.data.opened(path) for path in pictures]).probabilities.amax(-1)
+    got = [one["probability"] for one in said["predictions"]]
+    assert got == pytest.approx(chances.tolist(), abs=1e-5)
+    assert got != pytest.approx([one["probability"] for one in other["predictions"]], abs=1e-7)
