@@ -49,11 +49,6 @@ class Row:
     answers: Sequence[str] = field(repr=False)
 
     @property
-    def labels(self) -> list[str]:
-        """The likeliest class of each picture."""
-        return [one.label for one in self.said]
-
-    @property
     def right(self) -> NDArray[np.bool_]:
         """Which of these are the right ones, bool (N,)."""
         return np.array([one.label == answer for one, answer in zip(self.said, self.answers, strict=True)])

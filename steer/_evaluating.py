@@ -85,11 +85,6 @@ class Row:
     right: Sequence[bool] = field(repr=False)
 
     @property
-    def answers(self) -> list[str]:
-        """What was written."""
-        return [one.text for one in self.said]
-
-    @property
     def accuracy(self) -> float:
         return sum(self.right) / len(self.right)
 

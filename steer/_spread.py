@@ -71,10 +71,6 @@ class Together:
     share: Share
 
     @property
-    def place(self) -> Place:
-        return self.step.place
-
-    @property
     def choice(self) -> RowChoice:
         return self.step.choice
 

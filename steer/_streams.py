@@ -124,13 +124,7 @@ def around(model: nn.Module, op: Around, tally: Tally) -> Any:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return op.after(module, output)
 
-    first = model.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        second = model.register_forward_hook(after)
-    except BaseException:
-        first.remove()
-        raise
-    return _Both(first, second)
+    return _Both(model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after))
 
 
 class _Both:

@@ -12,6 +12,7 @@ from steer_kernels import sigmoid_gate
 
 from ._frame import Frame
 from ._params import Number, Ready, Slot
+from .errors import InterventionError
 
 __all__ = ["BoundGate", "Cosine", "Gate", "Given", "Sigmoid", "Threshold"]
 
@@ -179,7 +180,9 @@ class Given:
         def gate(x: torch.Tensor, reading: Reading) -> torch.Tensor:
             given = values.on(x)
             if x.shape[0] % given.shape[0]:
-                raise ValueError(f"gates.Given has {given.shape[0]} rows at {slot.where}, the batch has {x.shape[0]}")
+                raise InterventionError(
+                    f"gates.Given has {given.shape[0]} rows at {slot.where}, the batch has {x.shape[0]}"
+                )
             rows = given.repeat_interleave(x.shape[0] // given.shape[0])
             return rows.view(-1, *[1] * (x.ndim - 1))
 

@@ -62,10 +62,6 @@ class Replay:
                 else:
                     layer.__dict__["forward"] = forward
 
-    def forget(self, layer: int) -> None:
-        """Free what was kept for a layer that no forward will begin at any more."""
-        self._inputs[layer] = None
-
 
 class _Handing:
     """A layer's forward for as long as it only hands on a hidden state (B, T, D)."""

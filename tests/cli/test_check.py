@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTModel
 
 import steer
 from steer import _checks
+from steer._bench import distance, equal, tensors
+from steer.errors import SteerError
+from steer.model_map import Attention
 
 
 def test_the_shipped_model_passes_in_both_towers(steer_cli):
@@ -87,3 +91,49 @@ def test_a_folder_without_a_processor_is_checked_on_random_inputs(steer_cli, tmp
     assert ran.code == 0, ran.out
     edits = [check for check in json.loads(ran.out)["checks"] if check["name"] == "head edit"]
     assert [check["status"] for check in edits] == ["pass"] * 8
+
+
+def test_what_the_inputs_do_not_reach_is_left_out_and_said():
+    model = steer.zoo.load()[0].eval()
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    found = [check for job in _checks.plan(model, steer.inspect(model), inputs) for check in job()]
+    vision = [one for one in found if one.where.startswith("vision") and one.name != "mapped"]
+    assert {(one.name, one.status) for one in vision} == {("identity", "skip"), ("head edit", "skip")}
+    assert all("these inputs do not reach it" in one.detail for one in vision)
+    assert all(one.status == "pass" for one in found if one.where.startswith("text"))
+
+
+def test_a_generate_that_fails_is_said_and_is_no_failure_of_ours(monkeypatch):
+    model = steer.zoo.load()[0].eval()
+
+    def generate(*args, **kwargs):
+        raise NotImplementedError("no cache here")
+
+    bench = _checks._Bench(model, steer.inspect(model), {"input_ids": torch.tensor([[5, 6, 7, 8]])})
+    monkeypatch.setattr(type(model), "generate", generate)
+    (check,) = bench.cache()
+    assert (check.status, check.detail) == ("skip", "generate(use_cache=True) fails: no cache here")
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "fact"),
+    [
+        (torch.nn.Linear(8, 8), None, "no output projection"),
+        (torch.nn.Identity(), "out", "Identity, whose weight cannot be edited"),
+        (torch.nn.Embedding(8, 8), "out", "Embedding, of which it is not known"),
+    ],
+)
+def test_a_projection_that_is_no_linear_layer_has_no_head_to_edit(module, path, fact):
+    attention = Attention("softmax", "attention", 2, 2, 4, 4, out_proj=path)
+    with pytest.raises(SteerError, match=fact):
+        _checks._without_head(torch.nn.ModuleDict({"out": module}), attention, 0)
+
+
+def test_outputs_of_other_shapes_or_infinities_are_never_near():
+    one = torch.ones(2, 3)
+    assert len(tensors({"logits": one, "states": (one, [one, torch.tensor(1)]), "past_key_values": one})) == 3
+    assert not equal([one], [one[:1]])
+    assert not equal([one], [one.double()])
+    assert distance([one], [one * 4]) == 0.75
+    assert distance([one], [one[:1]]) == math.inf
+    assert distance([one], [one.clone().fill_(math.inf)]) == math.inf

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 
 import steer
+from steer._loading import load_model
 from steer.errors import MappingError
+from steer.model_map import Attention, Layer, ModelMap, Tower
 
 
 @pytest.fixture
@@ -70,3 +72,26 @@ def test_a_config_that_is_none_is_one_clear_error(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(MappingError, match=r"config\.json"):
         steer.inspect(tmp_path / "config.json")
+
+
+def test_a_folder_without_weights_is_one_clear_error(tmp_path):
+    shutil.copy(steer.zoo.folder("tiny-vlm") / "config.json", tmp_path)
+    with pytest.raises(MappingError, match="cannot load") as caught:
+        load_model(str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_config_of_no_model_is_refused():
+    with pytest.raises(MappingError, match="no model class for a"):
+        steer.inspect(PreTrainedConfig())
+
+
+def test_the_tree_tells_small_sizes_cross_attention_and_mixers_without_heads():
+    crossed = Attention("softmax", "layers.0.cross", 4, 2, 8, 16, registry=True)
+    layers = (
+        Layer(0, "layers.0", Attention("ssm", "layers.0.mixer"), crossed, mlp="layers.0.mlp"),
+        Layer(1, "layers.1"),
+    )
+    found = str(ModelMap("ToyModel", "toy", {"text": Tower("text", "layers", 32, layers)}, num_parameters=999))
+    for fact in ("999 parameters", "ssm + cross softmax 4 heads (2 kv) x 8/16 + mlp", "no mixer"):
+        assert fact in found

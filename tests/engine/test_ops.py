@@ -155,6 +155,18 @@ def test_given_gate_follows_the_batch_through_beams() -> None:
     assert torch.equal(y[:, 0, 0], torch.tensor([0.0, 0.0, 2.0, 2.0]))
 
 
+def test_a_given_gate_of_another_batch_is_refused() -> None:
+    slot = width_slot()
+    op = ops.Add(torch.ones(D)).bind(slot, gates.Given(torch.ones(2)).bind(slot))
+    with pytest.raises(InterventionError, match="2 rows.*batch has 3"):
+        op(torch.zeros(3, T, D), Reading(), None)
+
+
+def test_whole_numbers_are_taken_as_the_numbers_they_are() -> None:
+    x = torch.arange(T * D, dtype=torch.float32).view(1, T, D) / 7
+    assert torch.equal(ops.Scale(torch.tensor(3)).bind(width_slot(), None)(x, Reading(), None), x * 3)
+
+
 def test_parameters_train_through_ops_in_fp32_whatever_the_model() -> None:
     v = torch.zeros(LAYERS, H, D, requires_grad=True)
     w = torch.zeros(H, D, requires_grad=True)

@@ -73,6 +73,16 @@ def test_mask_follows_beams_and_ends_where_it_ends() -> None:
     assert torch.equal(as_mask(choice.resolve(frame), frame), expected)
 
 
+def test_a_mask_of_another_batch_is_refused() -> None:
+    with pytest.raises(InterventionError, match="2 rows, the batch has 3"):
+        positions.mask(torch.ones(2, 4, dtype=torch.bool)).resolve(Frame(3, 4, torch.device("cpu"), 0, 4))
+
+
+def test_positions_equal_no_other_thing() -> None:
+    assert positions.index(1) == positions.index(1)
+    assert positions.index(1) != 1
+
+
 def test_image_and_text_are_complements() -> None:
     image = torch.tensor([[False, True, True, False]])
     frame = Frame(1, 2, torch.device("cpu"), 1, 4, image=image)

@@ -83,3 +83,26 @@ def test_asking_for_what_was_not_recorded_says_what_was() -> None:
         model(ids)
     with pytest.raises(UnknownNameError, match="resid_out"):
         acts["resid_out", 2]
+
+
+def test_rows_that_a_forward_does_not_have_are_left_out() -> None:
+    model, ids = tiny_llama(), tokens(1, 5)
+    with steer.record(model, sites.resid_out(layers=2, positions=positions.last_prompt())) as acts:
+        model.generate(ids, max_new_tokens=4, do_sample=False)
+    with steer.record(model, sites.resid_out(layers=2)) as whole:
+        model(ids)
+    (only,) = acts.steps("resid_out", 2)
+    torch.testing.assert_close(only, whole["resid_out", 2][:, -1:].view_as(only), rtol=1e-5, atol=1e-5)
+
+
+def test_after_clear_a_recording_holds_what_came_later_only() -> None:
+    model = tiny_llama()
+    with steer.record(model, sites.resid_out(layers=1)) as acts:
+        model(tokens(seed=1))
+        acts.clear()
+        assert not len(acts)
+        model(tokens(seed=2))
+    with steer.record(model, sites.resid_out(layers=1)) as later:
+        model(tokens(seed=2))
+    (only,) = acts.steps("resid_out", 1)
+    assert torch.equal(only, later["resid_out", 1])

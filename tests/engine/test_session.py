@@ -14,6 +14,7 @@ import steer
 from steer import gates, ops, positions, sites
 from steer.errors import InterventionError, MappingError, NeverFiredError, SessionError, UnknownNameError
 
+from .families import FAMILIES
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, LAYERS, VOCAB, WIDTH, hand_hooked, randn, tiny_llama, tokens
 
 RESIDUAL = {
@@ -217,6 +218,11 @@ def test_two_threads_on_one_model_get_a_clear_error() -> None:
         (lambda: sites.head_k(heads=2), UnknownNameError, ["2", "0, 1"]),
         (lambda: sites.head_out(heads=[1, 1]), InterventionError, ["twice"]),
         (lambda: sites.head_out(layers=[]), InterventionError, ["empty"]),
+        (lambda: sites.head_out(heads=[]), InterventionError, ["empty", "layer 0", "8"]),
+        (lambda: sites.resid_out(layers="last"), InterventionError, ["'last'", '"all"']),
+        (lambda: sites.head_out(heads="first"), InterventionError, ["'first'", '"all"']),
+        (lambda: sites.Site("resid_out", heads=0), InterventionError, ["resid_out", "no heads"]),
+        (lambda: sites.resid_out(positions="last"), InterventionError, ["'last'", "steer.positions"]),
         (lambda: sites.attn_out(attention="cross"), MappingError, ["cross-attention", "none"]),
         (lambda: sites.head_q(attention="cross", layers=1), MappingError, ["layer 1"]),
     ],
@@ -230,24 +236,69 @@ def test_wrong_addresses_say_what_was_asked_and_what_exists(make, error, facts) 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def scaled(site) -> steer.Intervention:
+    return steer.Intervention(site, ops.Scale(0.5))
+
+
+def prefix(keys=(KV_HEADS, 1, HEAD_DIM), values=(KV_HEADS, 1, HEAD_DIM)) -> steer.Intervention:
+    return steer.Intervention(sites.kv_prefix(), ops.Prefix(torch.zeros(keys), torch.zeros(values)))
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: steer.Intervention(sites.resid_out(), ops.LowRankQuery(torch.zeros(2, 2), torch.zeros(2, 2))),
         lambda: steer.Intervention(sites.resid_out(), ops.Scale(1.0), gates.Sigmoid(torch.zeros(3))),
+        lambda: steer.Intervention(sites.cache(), ops.Apply(lambda k, v: None), gates.Given(torch.ones(1))),
+        lambda: ops.Keep(lambda seen: None, every=0),
+        lambda: ops.Keep(lambda seen: None, window=0),
         lambda: steer.Intervention("resid_out", ops.Scale(1.0)),
         lambda: steer.Intervention(sites.resid_out(), lambda x: x),
         lambda: steer.attach(tiny_llama(), "icv"),
         lambda: steer.attach(tiny_llama(), type(steer.create("icv"))),
         lambda: steer.attach("a model", steer.Intervention(sites.resid_out(), ops.Scale(1.0))),
         lambda: steer.attach(tiny_llama(), measure="sometimes"),
+        lambda: steer.attach(tiny_llama(), prefix(keys=(HEADS, 1, HEAD_DIM))).__enter__(),
+        lambda: steer.attach(tiny_llama(), prefix(values=(KV_HEADS, 2, HEAD_DIM))).__enter__(),
         lambda: steer.record(tiny_llama()),
         lambda: steer.record(tiny_llama(), "head_out"),
+        lambda: steer.record(tiny_llama(), sites.call()).__enter__(),
     ],
 )
 def test_malformed_requests_are_refused_before_anything_is_installed(make) -> None:
     with pytest.raises(InterventionError):
         make()
+
+
+@pytest.mark.parametrize("make", [lambda model: steer.attach(model), lambda model: steer.record(model, sites.logits())])
+def test_what_is_open_is_not_opened_again_and_what_is_closed_not_closed(make) -> None:
+    block = make(tiny_llama())
+    with block, pytest.raises(SessionError, match="again"):
+        block.__enter__()
+    with pytest.raises(SessionError, match="not open"):
+        block.__exit__(None, None, None)
+
+
+def test_an_output_without_names_is_refused_where_the_logits_are_wanted() -> None:
+    model = tiny_llama()
+    with pytest.raises(MappingError, match="return_dict=True"), steer.attach(model, scaled(sites.logits())):
+        model(tokens(), return_dict=False)
+
+
+def test_an_edit_of_a_cache_that_is_not_there_never_fires() -> None:
+    model = tiny_llama()
+    change = steer.Intervention(sites.cache(), ops.Apply(lambda keys, values: (keys * 2, values)))
+    with pytest.raises(NeverFiredError), steer.attach(model, change):
+        model(tokens(), use_cache=False)
+
+
+def test_blip_writes_by_a_generate_of_its_own_what_the_logits_say() -> None:
+    family = FAMILIES["blip"]
+    model, shift = family.model(), torch.zeros(family.model().config.text_config.vocab_size)
+    shift[7] = 1e4
+    with steer.attach(model, steer.Intervention(sites.logits(), ops.Add(shift))):
+        written = model.generate(**family.prompt(), max_new_tokens=4)
+    assert written[0, -3:].tolist() == [7, 7, 7]
 
 
 def test_a_function_that_changes_the_shape_is_named() -> None:

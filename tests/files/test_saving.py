@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 from unittest import mock
 
 import huggingface_hub
@@ -17,10 +19,23 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import steer
+from steer import nesting
+from steer._config import decode_config, encode_config
 from steer.errors import FileFormatError, InterventionError, SteerError, UnknownNameError
 from steer.files import CARD_NAME, FILE_NAMES, JSON_NAME, TENSORS_NAME
 
 from .toy import Toy, ToyPlugin, fitted, toy_map
+
+
+@dataclass
+class Wide:
+    """Fields as a plugin may annotate them."""
+
+    name: ClassVar[str] = "wide"
+    some: Any
+    bounded: Annotated[int, "small"]
+    pair: tuple
+    listed: list[int]
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +166,40 @@ def test_a_field_that_json_cannot_hold_is_named(tmp_path, value):
     with pytest.raises(InterventionError, match="options"):
         Toy(options=value).save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_provenance_that_json_cannot_hold_is_an_error_and_nothing_is_written(tmp_path):
+    method = fitted()
+    method.provenance["seen"] = object()
+    with pytest.raises(InterventionError, match="'toy' cannot be saved"):
+        method.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_value_that_the_class_refuses_is_an_error_of_the_file(tmp_path, monkeypatch):
+    fitted().save_pretrained(tmp_path)
+
+    def refuse(self, **fields):
+        raise ValueError("strength must be above 1")
+
+    monkeypatch.setattr(Toy, "__init__", refuse)
+    with pytest.raises(FileFormatError, match="'toy' is not valid: strength must be above 1"):
+        steer.load(tmp_path)
+
+
+def test_a_wrapped_method_of_no_plugin_is_refused():
+    class Loose(Toy):
+        pass
+
+    with pytest.raises(SteerError, match="no installed plugin"):
+        nesting.pack([Loose()])
+
+
+def test_fields_of_every_annotation_come_back_from_json():
+    config = json.loads(json.dumps(encode_config(Wide({"a": [1]}, 2, (3, "x"), range(3)))))
+    assert decode_config(Wide, config) == {"some": {"a": [1]}, "bounded": 2, "pair": (3, "x"), "listed": [0, 1, 2]}
+    with pytest.raises(FileFormatError, match="bounded"):
+        decode_config(Wide, {"bounded": "2"})
 
 
 def test_push_to_hub_uploads_what_load_downloads(tmp_path, monkeypatch):
