@@ -40,10 +40,3 @@ def methods() -> Iterable[str]:
     from ._known import method_names
 
     return method_names()
-
-
-def suites() -> Iterable[str]:
-    """The benchmarks of every installed plugin."""
-    from ..suites import suites
-
-    return suites()

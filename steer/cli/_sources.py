@@ -109,8 +109,6 @@ def _from(function: str, name: str) -> Any:
         return getattr(_datasets(name), function)(name)
     # Whatever `datasets`, the hub or the network makes of what does not exist or is damaged.
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, SteerError):
-            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerError(f"there is no folder, table or data set of the hub {name!r}: {reason}") from error
 
