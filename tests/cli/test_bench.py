@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import typer.main
+from PIL import Image
 
 import steer_kernels
 from steer.cli import build_app
@@ -14,14 +16,20 @@ QUICK = ("bench", "--quick", "--device", "cpu", "--kernels", "js_select")
 
 
 def test_it_prints_a_table_and_writes_files(steer_cli, tmp_path):
-    files = {name: tmp_path / f"b.{name}" for name in ("json", "csv")}
-    ran = steer_cli(*QUICK, "--out", files["json"], "--csv", files["csv"], "--rounds", 2)
+    pytest.importorskip("matplotlib")
+    files = {name: tmp_path / f"b.{name}" for name in ("json", "csv", "png")}
+    ran = steer_cli(
+        *QUICK, "--out", files["json"], "--csv", files["csv"], "--png", files["png"], "--rounds", 2, "--no-compile"
+    )
     assert ran.code == 0
     assert "js_select" in ran.out
     record = json.loads(files["json"].read_text())
     assert {row["kernel"] for row in record["rows"]} == {"js_select"}
     assert {row["rounds"] for row in record["rows"]} == {2}
     assert len(files["csv"].read_text().splitlines()) == 1 + len(record["rows"])
+    with Image.open(files["png"]) as drawn:
+        assert drawn.format == "PNG"
+        assert len(drawn.convert("L").getcolors()) > 2  # something is drawn
 
 
 def test_a_wrong_kernel_is_exit_code_3(steer_cli, monkeypatch):

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import steer
-from steer.suites import chair, pope
+from steer.cli._eval_suite import Way
+from steer.cli._eval_suite_table import Row, report
+from steer.suites import Answer, chair, pope
 from tests.suites.made import chair_files, pope_files
 
 torch.set_num_threads(1)
@@ -158,3 +160,21 @@ def test_ways_that_cannot_be_asked_are_named(steer_cli, made, words, facts):
     ran = steer_cli(*given(made, "pope"), *words)
     assert ran.code == 1
     assert all(fact in ran.err for fact in facts), ran.err
+
+
+def test_files_without_questions_are_told_before_the_model_is_loaded(steer_cli, made, tmp_path):
+    (tmp_path / "empty.json").write_text("")
+    where = ("--suite", "pope", "--data", tmp_path / "empty.json", "--images", made["folder"] / "pope" / "images")
+    ran = steer_cli("eval", "--model", "no-such-model", *where)
+    assert ran.code == 1
+    assert "empty.json hold no questions of suite 'pope'" in ran.err
+
+
+def test_what_has_no_value_is_a_dash(made, capsys):
+    """Captions that mention no object: none of nought mentions is wrong, and none is right."""
+    questions = chair.load(made["chair"], made["folder"] / "chair" / "images")
+    answers = [Answer(one.key, "Nothing.", tokens=2, ms=1.0) for one in questions]
+    report([Row(Way("mute"), answers, chair.score(questions, answers, resamples=20), [])], chair, 1)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "mute" in line)
+    number = list(chair.shown).index("chair_i")
+    assert line.replace("|", " ").replace("│", " ").split()[3 + number] == "-"

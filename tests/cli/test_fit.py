@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import steer
-from steer.cli._settings import parse
+from steer.cli._settings import fit_hints, parse
 from steer.training import Learned
 
 ASKED = ("--model", "tiny-vlm", "--data", "zoo:position", "--limit", 12)
@@ -111,6 +111,7 @@ def test_data_from_a_folder_with_its_own_dev_file_and_a_table_at_the_end(steer_c
         (("task_vector", *SMALL, "--dtype", "float8"), ("no dtype 'float8'", "bfloat16")),
         (("task_vector", "--model", "tiny-vlm", "--data", "zoo:colur"), ("'colur'", "did you mean 'colour'")),
         (("task_vector", "--model", "tiny-vlm", "--data", "nowhere"), ("nowhere",)),
+        (("task_vector", *SMALL, "--limit", "1"), ("1 example", "--dev", "held out")),
         (("shift", *ASKED, "--set", "learning_rate=1"), ("'learning_rate'", "known: lr, epochs")),
         (("shift", *ASKED, "--set", "epochs=many"), ("--set epochs=many", "must be int")),
     ],
@@ -202,3 +203,14 @@ def test_a_value_is_read_as_its_annotation_says(text, hint, value):
     found = parse([f"key={text}"], {"key": hint}, "--config", "field")["key"]
     assert found == value
     assert type(found) is type(value)
+
+
+def test_annotations_that_only_a_type_checker_knows_leave_the_names_of_options():
+    class Own(Shift):
+        def fit(self, model, processor, examples, *, seed: int = 0, passes: KnownToCheckersOnly = 1):  # noqa: F821
+            """Nothing."""
+
+    assert fit_hints(Own) == {"passes": Any}
+    with pytest.raises(steer.SteerError, match="'passs'.*did you mean 'passes'"):
+        parse(["passs=2"], fit_hints(Own), "--set", "option")
+    assert parse(["passes=2"], fit_hints(Own), "--set", "option") == {"passes": 2}

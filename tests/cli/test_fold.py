@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import steer
+from steer.cli import fold
 from tests.files.toy import Toy, ToyPlugin
 
 
@@ -73,6 +75,23 @@ def test_an_interrupted_save_leaves_what_was_there(steer_cli, toy, tmp_path, mon
     assert "disk full" in ran.err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folded", "toy"]
+
+
+def test_a_checkpoint_that_cannot_take_its_place_leaves_what_was_there(tmp_path, monkeypatch):
+    out, replace = tmp_path / "folded", os.replace
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+
+    def full(source, target):
+        if source.name == "new":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        fold._write(out, lambda folder: folder.mkdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["folded"]
+    assert (out / "mine.txt").read_text() == "kept"
 
 
 def test_what_cannot_be_folded_is_named_and_nothing_is_written(steer_cli, tmp_path):

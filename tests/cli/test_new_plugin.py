@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from steer.cli import new_plugin
+from steer.errors import SteerError
 
 ROOT = Path(__file__).parents[2]
 REFUSED = {
@@ -47,6 +48,15 @@ def test_a_folder_that_holds_something_is_left_alone(steer_cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     ran = steer_cli("new-plugin", "dimmer", "--out", tmp_path / "mine.txt")
     assert (ran.code, "is a file" in ran.err) == (1, True)
+
+
+def test_what_the_system_refuses_is_one_line_and_no_bug(steer_cli):
+    ran = steer_cli("new-plugin", "dimmer", "--out", "x" * 300)
+    assert ran.code == 1
+    assert ran.err.startswith("steer: xxx")
+    assert "File name too long" in ran.err
+    assert "--debug" not in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_it_is_made_where_one_is_and_says_what_comes_next(steer_cli, tmp_path, monkeypatch):
@@ -105,3 +115,6 @@ def test_the_template_is_found_in_a_wheel_first_and_what_tests_leave_there_is_no
     monkeypatch.setattr(new_plugin, "__file__", str(package / "cli" / "new_plugin.py"))
     assert new_plugin.template() == package / "_plugin_template"
     assert not any("pycache" in path for path in new_plugin.filled(new_plugin.Names("dimmer")))
+    shutil.rmtree(package / "_plugin_template")
+    with pytest.raises(SteerError, match=f"template is missing.*{package / '_plugin_template'}"):
+        new_plugin.template()

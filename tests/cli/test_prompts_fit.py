@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from functools import reduce
 
 import pytest
 import torch
@@ -82,6 +84,7 @@ def test_the_table_says_what_it_was_measured_on(steer_cli, tiny_clip, pets, tmp_
         (("--base",), ["cat", "dog"]),
         (("--classes", "red apple,cat"), ["red apple", "cat"]),
         (("--classes", "red apple,cat,dog", "--base"), ["cat", "dog"]),
+        (("--config", "classes=red apple,cat,dog,fire extinguisher"), ["red apple", "cat", "dog", "fire extinguisher"]),
     ],
 )
 def test_which_classes(steer_cli, tiny_clip, pets, tmp_path, more, classes):
@@ -153,6 +156,9 @@ def test_sentences_and_augment_reach_the_fit(steer_cli, tiny_clip, pets, tmp_pat
         (("coop", "--data", "PETS", "--config", "context=30"), ("'cat'", "30", "reads at most 24")),
         (("coop", "--data", "zoo:foood"), ("'foood'", "did you mean 'food'")),
         (("coop", "--data", "zoo:food", "--read", "image=x"), ("'image'", "style")),
+        (("coop", "--data", "zoo:food", "--read", "style=fluen"), ("style 'fluen'", "nearest: 'fluent'")),
+        (("coop", "--data", "PETS", "--dev", "OTHERS"), ("1 classes", "'owl'", "--classes")),
+        (("coop", "--data", "PETS", "--dev", "OTHERS", "--classes", "dog"), ("no picture of any class",)),
         (("coop", "--data", "nowhere"), ("nowhere",)),
         (("zero_shot", "--data", "PETS"), ("'zero_shot' learns nothing", "steer eval")),
         (("icv", "--data", "zoo:position", "--shots", 4), ("'icv' reads questions with answers", "--shots")),
@@ -162,7 +168,10 @@ def test_sentences_and_augment_reach_the_fit(steer_cli, tiny_clip, pets, tmp_pat
 )
 def test_errors_say_how_to_go_on(steer_cli, tiny_clip, pets, tmp_path, arguments, facts):
     (tmp_path / "told.json").write_text('{"cat": ["a cat."]}')
-    given = [str(one).replace("PETS", str(pets)).replace("TOLD", str(tmp_path / "told.json")) for one in arguments]
+    for name in ("cat", "owl"):
+        shutil.copytree(pets / "val" / "cat", tmp_path / "others" / name)
+    there = {"PETS": pets, "TOLD": tmp_path / "told.json", "OTHERS": tmp_path / "others"}
+    given = [reduce(lambda word, name: word.replace(name, str(there[name])), there, str(one)) for one in arguments]
     ran = steer_cli("fit", given[0], "--model", tiny_clip, *given[1:], "--out", tmp_path / "out")
     assert ran.code == 1
     assert ran.err.count("\n") == 1

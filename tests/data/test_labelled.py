@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -156,6 +160,65 @@ def test_a_tables_pictures_stay_where_they_are_unless_they_are_checked():
     assert taken(read_labelled(Stream([{"image": picture(s), "label": n} for n, s in PICTURES]))) == WANTED
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The feature of a column of pictures, as `datasets.Image` is asked."""
+
+    decode: bool = True
+
+
+class Featured(Table):
+    """A table with features; a row's picture is decoded as the row is read, unless that was changed."""
+
+    def __init__(self, rows: list[dict], features: dict) -> None:
+        super().__init__(rows, [])
+        self.features = features
+
+    def cast_column(self, column, feature):
+        return Featured(self.rows, {**self.features, column: feature})
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        decoded = self.features["image"].decode
+        return {**row, "image": Image.open(io.BytesIO(row["image"]["bytes"]))} if decoded else row
+
+
+def featured(*rows: tuple[bytes, int]) -> Featured:
+    kinds = SimpleNamespace(names=["red-fox", "great owl"])
+    made = [{"image": {"bytes": data}, "label": label} for data, label in rows]
+    return Featured(made, {"image": Pictures(), "label": kinds})
+
+
+def test_numbers_of_a_table_are_its_classes_names_and_others_only_if_that_is_said():
+    table = featured((png(0), 0), (png(1), 1))
+    assert taken(read_labelled(table)) == [
+        ("", "red-fox", [picture(0).tobytes()]),
+        ("", "great owl", [picture(1).tobytes()]),
+    ]
+    assert [one.answer for one in read_labelled(table, names=str.upper)] == ["RED-FOX", "GREAT OWL"]
+    assert [one.answer for one in read_labelled(table, names={"red-fox": "a", "great owl": "b"})] == ["a", "b"]
+    assert [one.answer for one in read_labelled(table, names=["c", "d"])] == ["c", "d"]
+    with pytest.raises(steer.SteerError, match="row 1 has no label"):  # where labels are withheld
+        read_labelled(featured((png(0), 0), (png(1), -1)))
+
+
+def test_a_damaged_picture_of_a_table_is_told_by_its_row():
+    with pytest.raises(steer.SteerError, match="1 pictures cannot be read.*\nrow 1: "):
+        read_labelled(featured((png(0), 0), (b"no", 1), (png(2), 1)))
+    with pytest.raises(steer.SteerError, match="row 0: there is no picture"):
+        read_labelled(Table([{"image": None, "label": "owl"}], []))
+
+
+def test_one_of_several_tables_is_taken_by_its_name():
+    parts = {name: Table([{"image": picture(i), "label": name}], []) for i, name in enumerate(("train", "test"))}
+    assert [one.answer for one in read_labelled(parts, split="test")] == ["test"]
+    assert [one.answer for one in read_labelled({"train": parts["train"]})] == ["train"]
+    with pytest.raises(steer.SteerError, match="several splits: train, test; .*split="):
+        read_labelled(parts)
+    with pytest.raises(steer.SteerError, match="'tran'.*train, test.*did you mean 'train'"):
+        read_labelled(parts, split="tran")
+
+
 def test_hugging_face_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     make_files(tmp_path)
@@ -199,6 +262,15 @@ def test_folders_that_hold_no_classes(tmp_path):
         read_labelled(tmp_path)
     with pytest.raises(steer.errors.UnknownNameError, match="no split 'trian'; known: train; .*did you mean 'train'"):
         read_labelled(tmp_path, split="trian")
+
+
+def test_a_folder_that_the_system_does_not_let_us_read_is_named(tmp_path, monkeypatch):
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(steer.SteerError, match=f"cannot read the folder {tmp_path}: Permission denied"):
+        read_labelled(tmp_path)
 
 
 def test_two_folders_that_would_be_one_class(tmp_path):

@@ -136,6 +136,13 @@ def test_what_is_missing_is_said(tmp_path):
         with pytest.raises(SteerError) as raised:
             chair.load(files, tmp_path / "images")
         assert fact in str(raised.value)
+    with pytest.raises(SteerError, match=r"cannot read .*none\.json: No such file"):
+        chair.load([tmp_path / "none.json", captions, synonyms], tmp_path / "images")
+    with pytest.raises(SteerError, match=r"cannot read .*none\.txt: No such file"):
+        chair.load([instances, captions, tmp_path / "none.txt"], tmp_path / "images")
+    (tmp_path / "bytes.txt").write_bytes(b"dog, \xff")
+    with pytest.raises(FileFormatError, match=r"bytes\.txt is not text"):
+        chair.load([instances, captions, tmp_path / "bytes.txt"], tmp_path / "images")
     (tmp_path / "some.jsonl").write_text('{"image_id": 13}\n')
     with pytest.raises(FileFormatError, match=r"some\.jsonl:1"):
         chair.load([instances, captions, synonyms, tmp_path / "some.jsonl"], tmp_path / "images")

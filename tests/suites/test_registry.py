@@ -65,6 +65,11 @@ class Shows(Count):
     name, shown = "shows", ("letters",)
 
 
+class Nameless(Suite):
+    summary, statistics, shown = "", {}, ()
+    load, measure = Count.load, Count.measure
+
+
 class AnotherPope(Count):
     name = "pope"
 
@@ -75,6 +80,7 @@ class AnotherPope(Count):
         (NoSuite, ("NoSuite", "subclass")),
         (Half, ("Half", "load, measure")),
         (Shows, ("letters", "words")),
+        (Nameless, ("Nameless", "no class attribute 'name'")),
         (AnotherPope, ("'pope'", "steer-vlm", "throw-away")),
     ],
 )

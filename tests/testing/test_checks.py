@@ -97,6 +97,33 @@ def test_rows_of_a_model_that_writes_nothing_are_compared():
         testing.check_decoding(applying(lambda x: x + x.mean(0, keepdim=True))(), model, inputs)
 
 
+def test_a_model_whose_generate_refuses_the_inputs_is_only_read(monkeypatch):
+    model, inputs = testing.tiny("llava")
+
+    def refuses(**inputs):
+        raise TypeError("not these")
+
+    monkeypatch.setattr(model, "generate", refuses)
+    assert "alone, in a batch" in testing.check_decoding(Right(), model, inputs).detail
+
+
+def test_a_decoder_of_pictures_alone_writes_with_a_cache_and_without():
+    detail = testing.check_decoding(Right(), *testing.tiny("pix2struct")).detail
+    assert detail.startswith("with a cache, without a cache: the same")
+
+
+def test_a_model_that_neither_writes_nor_reads_words_can_be_run_in_one_way_only():
+    """Its config names no token to begin with, so that `generate` refuses."""
+    found = testing.check_decoding(Right(), *testing.tiny("vision-encoder-decoder"))
+    assert found.status == "skip"
+    assert "reads no words" in found.detail
+
+
+def test_a_method_from_which_the_output_has_no_gradient_learns_nothing(llava):
+    with pytest.raises(AssertionError, match="do not reach 'first': nothing depends on it, 'second'"):
+        testing.check_learns(changed(RightLearned, interventions=lambda self, model_map: [])(), *llava)
+
+
 def test_wrong_use_is_told(llava, tmp_path):
     model, inputs = llava
     with pytest.raises(UnknownNameError, match="'fire'.*'fires'"):

@@ -11,6 +11,8 @@ import steer
 from steer import testing
 from steer.errors import SteerError, UnknownNameError
 from steer.testing._configs import NEEDS_TIMM
+from steer.testing._inputs import NoInputs, inputs_for
+from steer.testing._shrink import shrink
 
 MAPPINGS = (
     modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -76,6 +78,33 @@ def test_what_needs_a_package_says_so(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SteerError, match="timm"):
         testing.tiny("gemma3n")
+
+
+def test_a_small_config_keeps_which_layer_looks_at_which_and_half_a_head_of_rotary_factors():
+    data = {
+        "num_hidden_layers": 6,
+        "hidden_size": 512,
+        "layer_types": ["a", "a", "b", "a", "b", "b"],
+        "kv_source_layers": [0, 1, 2, 0, 2, 4],
+        "rope_scaling": {"long_factor": [1.0] * 48, "short_factor": [2.0] * 48},
+    }
+    small = shrink(data)
+    # Layers 0, 2, 3 and 5 stay: the first of type a and of type b that another looks at, and of those that none does.
+    assert small["layer_types"] == ["a", "b", "a", "b"]
+    assert small["kv_source_layers"] == [0, 1, 0, 3]  # the last one's source is gone: it looks at itself
+    assert small["rope_scaling"] == {"long_factor": [1.0] * 8, "short_factor": [2.0] * 8}
+
+
+def test_a_model_that_takes_no_inputs_that_are_tried_tells_all_of_them(monkeypatch):
+    model, _ = testing.tiny("clip")
+    found = steer.inspect(model)
+
+    def refuses(input_ids=None, pixel_values=None):
+        raise ValueError("not these")
+
+    monkeypatch.setattr(model, "forward", refuses)
+    with pytest.raises(NoInputs, match=r"'pixel_values': \(1, 3, \d+, \d+\).*ValueError: not these"):
+        inputs_for(model, found)
 
 
 @pytest.mark.slow

@@ -58,3 +58,15 @@ def test_a_hook_with_wrong_arguments_is_told_and_not_kept():
         pass
     with testing.plugged(Right, name="wrong"):
         assert "right" in steer.methods()
+
+
+def test_a_hook_that_there_is_none_of_is_told_and_not_kept():
+    class Wrong:
+        @steer.hookimpl
+        def steer_register_method(self, registry):
+            pass
+
+    with pytest.raises(PluginError, match="steer_register_method"), testing.plugged(Wrong(), name="wrong"):
+        pass
+    with testing.plugged(Right, name="wrong"):
+        assert "right" in steer.methods()

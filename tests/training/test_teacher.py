@@ -189,19 +189,28 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(tmp_path, m
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+class Shouting:
+    """A tokenizer that reads the end of a long prompt in another way."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts, add_special_tokens=True):
+        rows = [texts] if isinstance(texts, str) else texts
+        ids = [[7 + len(word) for word in row.split()] for row in rows]
+        ids = [row[:-1] + [row[-1] + (len(row) > 9)] for row in ids]
+        return {"input_ids": ids[0] if isinstance(texts, str) else ids}
+
+
 def test_queries_that_end_in_another_token_after_demonstrations_are_refused():
-    class Shouting:
-        """A tokenizer that reads the end of a long prompt in another way."""
-
-        pad_token_id = 0
-
-        def __call__(self, texts, add_special_tokens=True):
-            rows = [texts] if isinstance(texts, str) else texts
-            ids = [[7 + len(word) for word in row.split()] for row in rows]
-            ids = [row[:-1] + [row[-1] + (len(row) > 9)] for row in ids]
-            return {"input_ids": ids[0] if isinstance(texts, str) else ids}
-
     one = subject("llama")
     made = teacher(Subject(one.model, Shouting(), one.examples, one.layers, one.by_hand), shots=4)
     with pytest.raises(SteerError, match="another token"):
+        made.prepare()
+
+
+def test_answers_that_are_other_tokens_after_demonstrations_are_refused():
+    one = subject("llama")
+    made = teacher(Subject(one.model, Shouting(), one.examples, one.layers, one.by_hand), shots=4, site=None)
+    made.queries, made.contexts = (list(map(answered, some)) for some in (made.queries, made.contexts))
+    with pytest.raises(SteerError, match="tokenised in another way"):
         made.prepare()
