@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import steer
+from steer import _demo, _demo_picture
 
 FEW = ("--limit", 6, "--shots", 6, "--method", "icv", "--method", "task_vector")
 
@@ -70,3 +71,20 @@ def test_what_cannot_be_shown_is_said_in_one_line(steer_cli, tmp_path, monkeypat
     for fact in facts:
         assert fact in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_are_drawn_within_their_room():
+    def width(room):
+        picture = Image.new("L", (600, 40))
+        _demo_picture._text(ImageDraw.Draw(picture), (0, 0), "a long answer in words", 30, "white", "la", room)
+        return picture.getbbox()[2]
+
+    assert width(None) > 200
+    assert width(200) <= 200
+
+
+def test_what_is_shown_without_a_choice_is_what_has_settings_for_it():
+    settings = {name: steer.registry.method_class(name).demo for name in steer.methods()}
+    assert _demo.shown() == [name for name in steer.methods() if settings[name] is not None]
+    for name in _demo.shown():
+        steer.create(name, **settings[name])

@@ -9,7 +9,7 @@ import torch
 
 import steer
 from steer import ops, sites
-from steer._streams import _wider
+from steer._streams import _wider, widen
 from steer.errors import InterventionError, MappingError
 from tests.prompts.models import GRIDS, build, pictures
 
@@ -156,3 +156,15 @@ def test_pictures_of_different_grids_are_not_told_apart_by_their_batch() -> None
         together = model.get_image_features(**processor.image_processor(images)).pooler_output
         alone = [model.get_image_features(**processor.image_processor([one])).pooler_output for one in images]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_mask_is_widened_however_the_layer_is_given_it(named: bool) -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return attention_mask
+
+    layer, hidden, mask = Layer(), torch.ones(1, 5, 2), torch.tensor([[0, 1, 1]])
+    widen(layer)
+    seen = layer(hidden, attention_mask=mask) if named else layer(hidden, mask)
+    assert seen.tolist() == [[0, 1, 1, 1, 1]]

@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import steer
-from steer import gates, ops, positions, sites
+from steer import _relative, gates, ops, positions, sites
 from steer._lse import masked_lse
 from steer._scores import Call, add_bias, add_prefix
+from steer.errors import InterventionError
 
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, LAYERS, dense_attention, randn, tiny_llama, tokens
 
@@ -250,3 +251,20 @@ def test_every_layer_shape_of_parameters_is_taken_from_its_own_place() -> None:
         got = model(ids).logits
     with steer.attach(model, steer.Intervention(sites.head_out(layers=0), ops.Add(v[1]))):
         assert torch.equal(got, model(ids).logits)
+
+
+def test_a_prefix_stands_at_no_distance_in_attention_with_learned_distances() -> None:
+    """T5's bias by distance is for the keys that have one: those in front get zeros, the others keep theirs."""
+    q, k, v = qkv(1, 3, 3, seed=0)
+    bias = randn(1, HEADS, 3, 3, seed=1)
+    call = Call(q, k, v, None, {"scaling": 1.0, "position_bias": bias}, "eager", False)
+    add_prefix(call, randn(KV_HEADS, 2, HEAD_DIM, seed=2), randn(KV_HEADS, 2, HEAD_DIM, seed=3))
+    assert call.key.shape[2] == 5
+    assert torch.equal(call.kwargs["position_bias"][..., 2:], bias)
+    assert (call.kwargs["position_bias"][..., :2] == 0).all()
+
+
+@pytest.mark.parametrize("add", [_relative.check, lambda call: add_prefix(call, *[randn(KV_HEADS, 1, HEAD_DIM)] * 2)])
+def test_a_mask_of_a_kind_that_is_not_known_is_refused(add) -> None:
+    with pytest.raises(InterventionError, match="str of mine attention"):
+        add(Call(*qkv(1, 3, 3, seed=0), "a mask", {}, "mine", False))

@@ -296,3 +296,10 @@ def test_a_prompts_state_is_that_of_the_own_stream() -> None:
         model(**inputs)
     assert len(both) == 1
     torch.testing.assert_close(both[0], alone[0])
+
+
+def test_an_output_without_names_is_refused() -> None:
+    family = FAMILIES["llava"]
+    model = family.model()
+    with pytest.raises(steer.SteerError, match="return_dict=True"), steer.attach(model, darkened()):
+        model(**family.prompt(), return_dict=False)

@@ -10,7 +10,7 @@ import torch
 
 import steer
 from steer import hookspecs
-from steer._plugins import manager
+from steer._plugins import _trace_after, _trace_before, manager
 from steer.errors import PluginError, SteerError, UnknownNameError
 from steer.model_map import Attention, Layer, ModelMap, Tower
 from steer.registry import kernels
@@ -195,3 +195,19 @@ def test_every_hook_has_a_sentence_of_documentation():
 def test_the_built_in_plugins_come_through_entry_points():
     names = {name for name, _ in manager().list_name_plugin()}
     assert {"steer-vlm:prompts", "steer-vlm:vectors", "steer-vlm:attention", "steer-vlm:memory"} <= names
+
+
+def test_the_trace_shows_what_a_plugin_raised(plugged, capsys):
+    class Raises:
+        @steer.hookimpl
+        def steer_inspect_model(self, model):
+            raise RuntimeError("not today")
+
+    plugged(Raises())
+    stop = manager().add_hookcall_monitoring(_trace_before, _trace_after)
+    try:
+        with pytest.raises(RuntimeError, match="not today"):
+            manager().hook.steer_inspect_model(model=torch.nn.Linear(1, 1))
+    finally:
+        stop()
+    assert "[steer plugins] steer_inspect_model raised RuntimeError: not today" in capsys.readouterr().err

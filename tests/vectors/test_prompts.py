@@ -190,3 +190,20 @@ def test_reading_leaves_the_model_in_the_mode_it_was_in():
         fitting.score(one.model, prompts.batches(one.model, one.processor, some_prompts(one.examples)))
     assert [module.training for module in one.model.modules()] == before
     one.model.eval()
+
+
+def test_a_slice_of_batches_is_those_batches():
+    one = subject("tiny-vlm")
+    made = prompts.batches(one.model, one.processor, some_prompts(one.examples), batch_size=1)
+    for batch, wanted in zip(made[1:], [made[1], made[2]], strict=True):
+        assert all(torch.equal(batch.inputs[name], wanted.inputs[name]) for name in wanted.inputs)
+
+
+def test_what_a_processor_cannot_take_is_one_error_that_names_it():
+    one = subject("tiny-vlm")
+    with pytest.raises(steer.SteerError, match=f"{type(one.processor).__name__} cannot make inputs"):
+        prompts.encode(one.model, one.processor, [Prompt(steer.Example("what?", images=(object(),)))])
+
+
+def test_no_question_has_no_answer_and_asks_nothing():
+    assert steer.create("image_focus").answer(None, None, []) == []
