@@ -125,9 +125,12 @@ def _choose(path: str, module: nn.Module, outer: nn.Module, block: Block, found:
 
 
 def _outside(path: str, outer: nn.Module, block: Block, enters: int) -> str | None:
-    """An output projection that is a sibling of the attention module, in a wrapper around both."""
+    """An output projection that is a sibling of the attention module, in a wrapper around both.
+
+    The block is no such wrapper: what takes as many features beside the attention there may as well be its MLP.
+    """
     base, _, name = path.rpartition(".")
-    if not base.startswith(f"{block.path}.") and base != block.path:
+    if not base.startswith(f"{block.path}."):
         return None
     for inner, child in outer.named_modules():
         sizes = linear_sizes(child)

@@ -274,3 +274,80 @@ def test_models_that_cannot_be_folded_now_say_so():
 def test_zero_shifts_fold_to_the_same_model():
     folded = steer.fold(tiny_llama(), steer.Intervention(sites.resid_out(), ops.Add(torch.zeros(WIDTH))))
     assert (folded.difference, folded.effect) == (0, 0)
+
+
+class Bare(torch.nn.Module):
+    """A layer of somebody's own in the place of a linear one: weights, and no bias."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.weight = linear.in_features, linear.out_features, linear.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "said"), [(1, "q_proj", "merge adapters into the weights"), (0, "o_proj", "no bias of its own")]
+)
+def test_layers_that_transformers_did_not_build_are_named(layer, name, said):
+    model = tiny_llama()
+    attention = model.model.layers[layer].self_attn
+    setattr(attention, name, Bare(getattr(attention, name)))
+    with pytest.raises(steer.SteerError, match=f"layers.{layer}.self_attn.{name} is a Bare, .*{said}"):
+        steer.fold(model, add(sites.head_out(0), HEAD_DIM))
+
+
+def test_two_shifts_of_one_bias_must_have_one_width():
+    with pytest.raises(steer.SteerError, match=rf"shape \[{WIDTH + 1}\] at "):
+        steer.fold(tiny_llama(), add(sites.attn_out(0), WIDTH), add(sites.attn_out(0), WIDTH + 1))
+
+
+class Asking(hf.LlamaForCausalLM):
+    """Is built from more than its config, and runs on more than token ids."""
+
+    def __init__(self, config: Any, more: int) -> None:
+        super().__init__(config)
+
+    def forward(self, input_ids: torch.Tensor, picture: Any = None, **inputs: Any) -> Any:
+        if picture is None:
+            raise ValueError("show me a picture")
+        return super().forward(input_ids, **inputs)
+
+
+def test_models_that_cannot_be_tried_or_built_say_so():
+    model, item = Asking(tiny_llama().config, 1).eval(), add(sites.attn_out(0), WIDTH)
+    with pytest.raises(steer.SteerError, match=r"Asking does not run on made-up input_ids.*show me a picture.*inputs="):
+        steer.fold(model, item)
+    with pytest.raises(steer.SteerError, match="Asking cannot be built from its config"):
+        steer.fold(model, item, inputs={"input_ids": tokens(), "picture": 1})
+
+
+def test_heads_that_the_inputs_do_not_reach_are_said():
+    model = FAMILIES["llava"].model()
+    width = steer.inspect(model).tower("vision").layers[0].attention.value_dim
+    with pytest.raises(steer.SteerError, match="cannot be tried on these inputs: .*Give inputs= that reach it"):
+        steer.fold(model, add(sites.head_out(0, tower="vision"), width))
+
+
+def test_inputs_are_made_up_for_a_model_of_pictures_and_for_an_encoder_decoder(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = hf.CLIPVisionModel(hf.CLIPVisionConfig(**sizes, image_size=8, patch_size=4)).eval()
+    pixels = {"pixel_values": randn(2, 3, 8, 8)}
+    item = add(sites.mlp_out(0, tower="vision"), 32)
+    with torch.no_grad(), steer.attach(vision, item):
+        wanted = vision(**pixels).last_hidden_state
+    folded = steer.fold(vision, item)
+    assert folded.effect > 0
+    with torch.no_grad():
+        close(folded.model(**pixels).last_hidden_state, wanted)
+    layers = {
+        f"{side}_{name}": n
+        for side in ("encoder", "decoder")
+        for name, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))
+    }
+    writes = hf.BartForConditionalGeneration(hf.BartConfig(d_model=32, vocab_size=101, **layers)).eval()
+    inputs = {"input_ids": tokens(), "decoder_input_ids": tokens(seed=1)}
+    item = add(sites.head_out(1), 4, 8)
+    made = reloaded(steer.fold(writes, item), tmp_path, hf.AutoModelForSeq2SeqLM)
+    close(logits(made, **inputs), steered(writes, item, **inputs))
