@@ -25,7 +25,7 @@ def at_slots(
         flash: the attention function takes padding (B, S) only, and sees to causality itself.
 
     Returns:
-        The mask (B or 1, H or 1, T, n), or None where all keys are visible to the only row.
+        The mask (B or 1, H or 1, T, n), or None where the attention function takes padding and there is none.
 
     Raises:
         InterventionError: the attention function's mask cannot say what heads differ in.
@@ -35,8 +35,6 @@ def at_slots(
     if flash or (mask is not None and mask.ndim == 2):
         return _of_padding(mask, slots, valid)
     if mask is None:
-        if length == 1 and valid is None:
-            return None
         where = _per_query_head(slots, heads)
         taken = where[..., None, :] <= where[..., -length:, None]
     else:

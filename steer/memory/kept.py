@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -78,12 +78,6 @@ class Kept:
     def __deepcopy__(self, memo: dict[int, object]) -> Kept:
         # nobody writes to it, so a copied cache shares it
         return self
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Kept:
-        """The same on another device or in another dtype."""
-        index, valid = (None if t is None else t.to(device) for t in (self.index, self.valid))
-        keys, values = self.keys.to(device, dtype), self.values.to(device, dtype)
-        return replace(self, keys=keys, values=values, slots=self.slots.to(device), index=index, valid=valid)
 
 
 def pick(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, keep: torch.Tensor) -> Kept:

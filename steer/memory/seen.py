@@ -63,15 +63,6 @@ class Seen:
         first = (self.slots - self.query_slots[0]).clamp(0, later.shape[-1] - 1).expand(self.real.shape)
         return later[:, None].expand(*first.shape[:2], -1).gather(2, first) * self.real
 
-    def visible(self, last: int | None = None) -> torch.Tensor:
-        """Which keys each of the last queries sees, bool (B, 1 or H, W, S): real ones up to itself."""
-        slots = self.query_slots if last is None else self.query_slots[-last:]
-        # keys that stand at the same slots in all heads are seen alike by all
-        real = self.real[:, :1] if self.slots.shape[1] == 1 else self.real
-        seen = (self.slots[:, :, None] <= slots[:, None]) & real[:, :, None]
-        alike = seen.shape[1] == 1
-        return seen if alike else seen.repeat_interleave(self.query.shape[1] // seen.shape[1], dim=1)
-
     def mass(self, last: int | None = None, reduce: Literal["sum", "mean", "max"] = "sum") -> torch.Tensor:
         """The attention that the last queries (all: None) give to each key, fp32 (B, H_kv, S), over a group's heads.
 

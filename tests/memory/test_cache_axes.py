@@ -170,3 +170,25 @@ def test_a_second_turn_with_a_picture_of_its_own(name) -> None:
     whole["mm_token_type_ids"] = torch.nn.functional.pad(whole["mm_token_type_ids"], (0, grown))
     truth = model.generate(**whole, **GREEDY)
     torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
+
+
+def test_positions_of_a_whole_sequence_are_cut_as_its_tokens_are() -> None:
+    family = FAMILIES["qwen2_5_vl"]
+    model = family.model()
+    context, asked = family.prompt(7, seed=1), family.prompt(4, seed=2)
+    whole = joined([context, asked])
+    places, _ = model.model.get_rope_index(**{n: t for n, t in whole.items() if n != "pixel_values"})
+    truth = model(**whole, position_ids=places).logits[:, context["input_ids"].shape[1] :]
+    kept = Memory.empty(model).read(model, context).bind(model)
+    found = model(**whole, position_ids=places, past_key_values=kept).logits
+    torch.testing.assert_close(found, truth, **CLOSE)
+
+
+def test_whole_sequences_of_several_rows_with_pictures_are_refused() -> None:
+    family = FAMILIES["llava"]
+    model, context = family.model(), family.prompt(7, seed=1)
+    kept = Memory.empty(model).read(model, context).bind(model)
+    whole = joined([context, family.prompt(4, seed=2)])
+    two = {name: torch.cat([value, value]) for name, value in whole.items()}
+    with pytest.raises(InterventionError, match="pixel_values holds the pictures of all 2 rows.*questions alone"):
+        model.generate(**two, past_key_values=kept, **GREEDY)

@@ -78,6 +78,15 @@ def test_whole_sequences_of_unequal_length_are_known_for_what_they_are() -> None
     torch.testing.assert_close(last, truth.logits[0], **CLOSE)
 
 
+@pytest.mark.parametrize("padding", [(), (2, 0)])
+def test_a_question_longer_than_the_memory_is_no_whole_sequence(padding) -> None:
+    model, kept, whole = llama_with(1, length=6)
+    asked = question(2, length=9, padding=padding)
+    truth = whole.generate(asked)
+    found = model.generate(**asked, past_key_values=kept, **GREEDY)
+    torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
+
+
 WAYS = {
     "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "output_scores": True},
     "sampling": {"do_sample": True, "num_return_sequences": 3},
@@ -289,3 +298,30 @@ def test_a_part_that_is_read_twice_is_there_twice() -> None:
     kept.bind(model)
     found = model.generate(**asked, past_key_values=kept, **GREEDY)
     torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
+
+
+def test_rows_of_a_cache_are_chosen_repeated_and_counted() -> None:
+    """What transformers does to a cache's rows, and a batch that is larger than the cache it is given."""
+    model, kept, _ = llama_with(2)
+    rows = question(4)["input_ids"]
+    with memory.masks(model):
+        truth = model(input_ids=rows, past_key_values=kept.cache(4)).logits
+        spread = kept.cache()
+        torch.testing.assert_close(model(input_ids=rows, past_key_values=spread).logits, truth, **CLOSE)
+        with pytest.raises(InterventionError, match="a batch of 3 cannot go on from a cache of 4 rows"):
+            model(input_ids=rows[:3], past_key_values=spread)
+        with pytest.raises(InterventionError, match="a batch of 3 cannot go on from a cache of 2 rows"):
+            model(input_ids=rows[:3], past_key_values=kept.cache())
+        cache = kept.cache()
+        cache.batch_select_indices(torch.tensor([1]))
+        torch.testing.assert_close(model(input_ids=rows[2:3], past_key_values=cache).logits, truth[2:3], **CLOSE)
+
+
+def test_layers_write_their_own_keys_for_a_larger_batch() -> None:
+    """Without a mask to be made first, a layer is spread when its keys are written."""
+    _, kept, _ = llama_with(2)
+    layer, new = kept.cache().layers[0], randn(4, 2, 3, 12)
+    keys, values = layer.update(new, -new)
+    before = [part.repeat_interleave(2, 0) for part in kept.cache().layers[0].whole()]
+    assert torch.equal(keys, torch.cat([before[0], new], 2))
+    assert torch.equal(values, torch.cat([before[1], -new], 2))

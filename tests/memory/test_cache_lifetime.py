@@ -13,8 +13,9 @@ from torch import nn
 
 import steer
 from steer import memory, ops, sites
-from steer.errors import FingerprintError, InterventionError, SteerError
+from steer.errors import FingerprintError, InterventionError, MappingError, SteerError
 from steer.memory import Memory
+from tests.engine.families import FAMILIES
 from tests.engine.helpers import tiny_llama, tokens
 
 from .answers import GREEDY, llama_with, logits, pruned, question, random_selection
@@ -172,6 +173,14 @@ def test_a_memory_that_no_model_takes_says_so() -> None:
         model(**asked, past_key_values=kept.cache(model=model))
     with pytest.raises(AttributeError):
         kept.length = 3
+    for call in (kept.update, kept.get_mask_sizes, kept.get_query_offset):
+        with pytest.raises(InterventionError, match=r"memory\.bind"):
+            call()
+
+
+def test_a_model_that_reads_in_an_encoder_has_no_memory() -> None:
+    with pytest.raises(MappingError, match="reads its context in an encoder"):
+        Memory.empty(FAMILIES["florence2"].model())
 
 
 def test_a_cache_that_outlives_its_binding_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -297,3 +298,14 @@ def test_a_bound_that_is_not_reached_is_told(vlm, monkeypatch) -> None:
     shots = zoo.examples("colour", "demo", 16)
     with pytest.warns(UserWarning, match="certificate"):
         EMLoC(max_divergence=0.005, special=True, end_to_end=True).build(*vlm, shots, chunk=4, progress=False)
+
+
+def test_words_that_cannot_be_read_in_parts_are_refused(vlm, shots) -> None:
+    with pytest.raises(steer.SteerError, match="got 0 in 4s"):
+        Words(*vlm).context([])
+    with pytest.raises(steer.SteerError, match="got 8 in 0s"):
+        Words(*vlm).context(shots, 0)
+    counting = copy.copy(vlm[1])
+    counting.chat_template = "{{ messages | length }} turns: " + vlm[1].chat_template
+    with pytest.raises(steer.SteerError, match="another way when more follow.*give a plain one"):
+        Words(vlm[0], counting).context(shots, 4)

@@ -9,6 +9,7 @@ import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +178,11 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path, monkeypatch):
         (lambda m: replace(m, info={"certificate": float("nan")}), "JSON"),
         (lambda m: replace(m, info={"certificate": torch.ones(1)}), "JSON"),
         (lambda m: replace(m, layers=(replace(m.layers[0], keys=m.layers[0].keys / 0), m.layers[1])), "layers.0.keys"),
+        (lambda m: replace(m, rope_deltas=torch.zeros(1, 1, dtype=torch.complex64)), "rope_deltas .* plain storage"),
+        (
+            lambda m: replace(m, layers=(SimpleNamespace(window=object()), m.layers[1])),
+            "layers.0.window holds a object",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_said_and_nothing_is_written(tmp_path, change, fact):
@@ -351,6 +357,8 @@ def swapped(good: Path, target: Path, tensors: dict[str, torch.Tensor], record: 
 TAMPERED = {
     "NaN": ("layers.3.keys", lambda t: t.index_fill(0, torch.tensor([0]), float("nan"))),
     "infinity in a state": ("layers.0.recurrent_states.0", lambda t: t / 0),
+    "no keys": ("layers.3.keys", lambda t: None),
+    "more rows than the memory": ("layers.3.index", lambda t: torch.cat([t, t])),
     "an index past the keys": ("layers.3.index", lambda t: t + 1),
     "an index before them": ("layers.3.index", lambda t: t - 1),
     "an index of floats": ("layers.3.index", lambda t: t.float()),
@@ -373,7 +381,9 @@ def test_tampered_tensors(subject, good, broken, name):
     target = broken(JSON_NAME, b"")
     tensors = load_file(good / TENSORS_NAME)
     which, change = TAMPERED[name]
-    tensors[which] = change(tensors[which]).contiguous()
+    changed = change(tensors.pop(which))
+    if changed is not None:
+        tensors[which] = changed.contiguous()
     swapped(good, target, tensors, json.loads((good / JSON_NAME).read_text()))
     assert str(target) in refused(target, subject[0])
 
@@ -385,6 +395,8 @@ EDITED = {
     "a field of another kind": lambda r: r.update(length=True),
     "a dtype that is none": lambda r: r.update(dtype="load"),
     "fewer layers": lambda r: r["layers"].pop(0),
+    "more layers": lambda r: r["layers"].append(r["layers"][0]),
+    "a layer without a state": lambda r: r["layers"][0].update(state=5),
     "a layer that is none": lambda r: r["layers"].__setitem__(0, 5),
     "a place that is none": lambda r: r["places"].update({"7": "x"}),
     "a place twice": lambda r: r["places"].update({"2": 3}),
