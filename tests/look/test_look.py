@@ -205,9 +205,18 @@ def test_plain_data_is_json_and_says_the_same() -> None:
         ({"attention": "sideways"}, UnknownNameError, "cross"),
         ({"attention": "cross"}, SteerError, "cross"),
         ({"method": "image_focus"}, InterventionError, "steer.Method"),
+        ({"method": steer.methods()["zero_shot"].cls()}, SteerError, "'zero_shot' names the classes"),
     ],
 )
 def test_what_cannot_be_looked_at_is_said(changes: dict[str, Any], error: type, said: str) -> None:
     given = {"images": PICTURE, "prompt": QUERY.question} | changes
     with pytest.raises(error, match=said):
         look(*shipped(), **given)
+
+
+def test_methods_that_write_prompts_in_different_ways_need_a_template() -> None:
+    methods = [Showing(), _Other()]
+    for one, template in zip(methods, ("{question} {answer}", "Q: {question} A: {answer}"), strict=True):
+        one.template = template
+    with pytest.raises(SteerError, match="give template="):
+        look(*shipped(), PICTURE, QUERY.question, methods)

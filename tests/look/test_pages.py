@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,6 +164,19 @@ def test_the_png_shows_the_picture_and_maps_with_one_scale(tmp_path: Path, pictu
     red = sum(count for count, colour in image.getcolors(1 << 24) or [] if colour == (200, 30, 30))
     assert red > 5000 * pictures
     assert red < 0.5 * image.width * image.height
+
+
+def test_a_large_picture_is_shown_smaller_and_its_boxes_stay(tmp_path: Path) -> None:
+    found = made_up()
+    large = Picture(Image.new("RGB", (3000, 2000)), BOXES * 50)
+    replace(found, pictures=(large,), tokens=(Token(7, "", 0.5, 0.5),)).html(tmp_path / "look.html")
+    data = json.loads(re.search(r'>(\{"heads".*?\})<', (tmp_path / "look.html").read_text(), re.S)[1])
+    (picture,) = data["pictures"]
+    shown = Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
+    assert (shown.size, picture["width"], picture["height"]) == ((1024, 683), 3000, 2000)
+    assert picture["boxes"] == large.boxes.tolist()
+    assert large.image.size == (3000, 2000)
+    assert data["tokens"][0]["text"] == "token 7"
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def hostile(facts: object, tables: dict[str, torch.Tensor]) -> bytes:
         hostile(FACTS, {**TABLES, "more": torch.zeros(1)}),
         hostile(FACTS, {**TABLES, "values.ablation": torch.zeros(2, 3)}),
         hostile(FACTS, {name: table.double() for name, table in TABLES.items()}),
+        hostile(FACTS, {**TABLES, "values.ablation": torch.full((2, 2), torch.inf)}),
     ],
 )
 def test_what_is_no_profile_is_told(data, tmp_path):

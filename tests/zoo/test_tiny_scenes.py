@@ -10,7 +10,7 @@ import pytest
 from steer import zoo
 from steer.examples import Example
 from steer.prompts import Prompt, encode, write
-from steer.zoo._scene_words import NEGATIVES, QUESTIONS
+from steer.zoo._scene_words import NEGATIVES, QUESTIONS, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def test_the_model_is_a_llava_within_its_limits(loaded):
 
 def test_every_word_has_its_own_token(loaded):
     tokenizer = loaded[1].tokenizer
+    assert tokenizer.get_vocab() == {word: i for i, word in enumerate(vocabulary())}
     for q in hundred():
         ids = tokenizer(f"{q.question} {q.answer}")["input_ids"]
         assert tokenizer.unk_token_id not in ids

@@ -10,7 +10,7 @@ import pytest
 
 from steer import zoo
 from steer.examples import Example
-from steer.zoo._words import ATTRIBUTES, OBJECTS, VALUES, held_out_pair
+from steer.zoo._words import ATTRIBUTES, OBJECTS, VALUES, held_out_pair, vocabulary
 
 torch = pytest.importorskip("torch")
 
@@ -96,6 +96,7 @@ def test_chat_template_renders_the_trained_format(loaded):
 
 def test_every_word_has_its_own_token(loaded):
     tokenizer = loaded[1].tokenizer
+    assert tokenizer.get_vocab() == {word: i for i, word in enumerate(vocabulary())}
     for task in zoo.tasks():
         for example in zoo.examples(task, "dev", 40):
             assert len(tokenizer(example.answer)["input_ids"]) == 1
