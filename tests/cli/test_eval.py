@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import steer
+import steer.training
 from steer._evaluating import Z_95, right, wilson
 from steer.prompts import Prompt
 
@@ -114,6 +115,24 @@ def test_errors_say_how_to_go_on(steer_cli, more, facts):
     ran = steer_cli(*ASKED, *more)
     assert ran.code == 1
     assert all(fact in ran.err for fact in facts), ran.err
+
+
+def test_weights_that_one_process_is_told_to_spread_stay_as_they_are(steer_cli, monkeypatch):
+    """As under `accelerate launch --num_processes 1` with docs/configs/fsdp2.yaml."""
+    spread, shard = [], steer.training.shard
+    monkeypatch.setattr("steer.training.shard", lambda model: spread.append(model) or shard(model))
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda *a, **k: pytest.fail("nothing to spread over"))
+
+    def rows() -> list[tuple]:
+        ran = steer_cli(*ASKED, "--json")
+        assert ran.code == 0, ran.err
+        return [(row["accuracy"], row["log_prob"]) for row in json.loads(ran.out)["rows"]]
+
+    alone = rows()
+    assert spread == []
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert rows() == alone
+    assert len(spread) == 1
 
 
 def test_queries_without_answers_are_refused(steer_cli, tmp_path):

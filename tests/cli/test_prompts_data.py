@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import steer
+from steer.cli._fit_labelled import pictures
 from steer.cli._labelled import Wanted, class_names
 from steer.data import read_labelled
 from steer.errors import SteerError
@@ -157,6 +158,13 @@ def test_the_zoos_pictures():
         assert [one.answer for one in found] == [label for _, label in mine]
         pairs = zip(found, mine, strict=True)
         assert all(one.images[0].tobytes() == picture.tobytes() for one, (picture, _) in pairs)
+
+
+def test_a_set_of_the_zoo_is_fitted_on_and_chosen_by_without_a_picture_in_both():
+    found, held, _ = pictures(wanted(read=["per_class=1"]), "zoo:food", "zoo:food", None, False, False)
+    for mine, split in ((found, "train"), (held, "val")):
+        theirs = [picture.tobytes() for picture, _ in steer.zoo.labelled("food", split, per_class=1)]
+        assert [one.images[0].tobytes() for one in mine] == theirs
 
 
 def test_a_limit_draws_from_all_classes_and_keeps_their_order(pets):

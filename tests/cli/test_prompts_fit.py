@@ -180,6 +180,16 @@ def test_errors_say_how_to_go_on(steer_cli, tiny_clip, pets, tmp_path, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_names_that_leave_no_room_for_a_hand_written_prompt_have_no_number_before(steer_cli, tiny_clip, pets, tmp_path):
+    """The model reads 24 tokens: 18 words with a start and an end and one learned token, not with "a photo of a ."."""
+    for name in ("cat", " ".join(["dog"] * 18)):
+        shutil.copytree(pets / "val" / "cat", tmp_path / "long" / name)
+    more = ("--config", "context=1", "--set", "epochs=1")
+    data = fit(steer_cli, tiny_clip, "coop", tmp_path / "long", tmp_path / "out", *more)
+    assert data["before"] is None
+    assert 0 <= data["after"]["accuracy"] <= 1
+
+
 def test_a_model_that_names_no_classes_is_refused(steer_cli, pets, tmp_path):
     ran = steer_cli("fit", "coop", "--model", "tiny-vlm", "--data", pets, "--out", tmp_path / "out")
     assert ran.code == 1
