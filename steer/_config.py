@@ -83,8 +83,6 @@ def _decode(value: Any, hint: Any) -> Any:
         return _decode_union(value, arguments)
     if origin is Literal:
         return _accept(value, any(value == choice and type(value) is type(choice) for choice in arguments))
-    if origin is typing.Annotated:
-        return _decode(value, arguments[0])
     if hint is None or hint is type(None):
         return _accept(value, value is None)
     if hint is float:

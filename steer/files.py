@@ -237,10 +237,11 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def _first_difference(declared: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    for name in sorted({*declared, *found}):
-        if declared.get(name) != found.get(name):
-            return f"tensor {name!r:.80} is listed as {declared.get(name)!r:.80} and stored as {found.get(name)!r:.80}"
-    return "the order differs"
+    """Of two mappings that are not equal; a null that is listed is not a tensor that is missing."""
+    names = sorted({*declared, *found})
+    name = next(n for n in names if (n in declared, declared.get(n)) != (n in found, found.get(n)))
+    listed, stored = declared.get(name, "nothing"), found.get(name, "nothing")
+    return f"tensor {name!r:.80} is listed as {listed!r:.80} and stored as {stored!r:.80}"
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

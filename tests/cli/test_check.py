@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTModel
 import steer
 from steer import _checks
 from steer._bench import distance, equal, tensors
-from steer.errors import SteerError
+from steer.errors import MappingError, SteerError
 from steer.model_map import Attention
 
 
@@ -137,3 +139,48 @@ def test_outputs_of_other_shapes_or_infinities_are_never_near():
     assert distance([one], [one * 4]) == 0.75
     assert distance([one], [one[:1]]) == math.inf
     assert distance([one], [one.clone().fill_(math.inf)]) == math.inf
+
+
+TEXT_ONLY = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+
+
+def outcomes():
+    """What five of the checks say of the tiny model's first layer, by name."""
+    model = steer.zoo.load()[0].eval()
+    model_map = steer.inspect(model)
+    tower, bench = model_map.tower(), _checks._Bench(model, model_map, TEXT_ONLY)
+    layer = tower.layers[0]
+    edit = bench.head_edit(tower, layer, layer.attention, 0)
+    found = [*bench.identity(tower, "resid_in"), *bench.silence(), *edit, *bench.cache()]
+    return {check.name: check.status for check in found}, bench
+
+
+def test_an_engine_that_does_nothing_fails(monkeypatch):
+    monkeypatch.setattr(_checks, "attach", lambda model, *items: contextlib.nullcontext())
+    found, bench = outcomes()
+    (restored,) = bench.restored()
+    assert found["silence is an error"] == found["head edit"] == restored.status == "fail"
+
+
+def test_an_engine_that_refuses_is_said_and_passes_nothing(monkeypatch):
+    def refuse(model, *items):
+        raise MappingError("not here")
+
+    monkeypatch.setattr(_checks, "attach", refuse)
+    found, _ = outcomes()
+    assert found["identity"] == found["silence is an error"] == "skip"
+    assert found["head edit"] == found["same with and without cache"] == "fail"
+
+
+def test_a_head_that_nothing_depends_on_proves_nothing():
+    model = steer.zoo.load()[0].eval()
+    model_map = steer.inspect(model)
+    layer = model_map.tower().layers[0]
+    with torch.no_grad():
+        model.get_submodule(layer.attention.out_proj).weight.zero_()
+    bench = _checks._Bench(model, model_map, TEXT_ONLY)
+    (check,) = bench.head_edit(model_map.tower(), layer, layer.attention, 0)
+    assert (check.status, check.detail) == ("skip", "the output does not depend on this head")
+    bare = replace(layer.attention, out_proj=None)
+    (check,) = bench.head_edit(model_map.tower(), layer, bare, 0)
+    assert (check.status, check.detail) == ("skip", "it has no output projection")

@@ -7,10 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer import positions
+import steer
+from steer import ops, positions, sites
 from steer._frame import Frame
 from steer.errors import InterventionError, MappingError
 from steer.positions import as_mask
+
+from .families import FAMILIES
 
 CHOICES = {
     "all": (positions.all(), lambda i, p, n: True),
@@ -109,3 +112,28 @@ def test_image_rows_unknown_is_an_error_that_says_how_to_go_on() -> None:
 def test_malformed_positions_are_refused(make) -> None:
     with pytest.raises(InterventionError):
         make()
+
+
+@pytest.mark.parametrize(("name", "tower"), [("florence2", "text"), ("llava", "vision")])
+def test_where_a_tower_has_no_words_of_the_prompt_no_row_is_a_pictures(name, tower) -> None:
+    """The decoder of an encoder-decoder reads what it writes, and a picture's own tower no tokens."""
+    family = FAMILIES[name]
+    site = sites.resid_out(tower=tower, positions=positions.image())
+    with pytest.raises(MappingError, match="image positions are not known"):
+        with steer.attach(family.model(), steer.Intervention(site, ops.Scale(0.5))) as session:
+            session.model(**family.prompt())
+
+
+def test_pictures_are_remembered_when_embeddings_follow_token_ids() -> None:
+    family = FAMILIES["llava"]
+    model, more = family.model(), torch.tensor([[5, 6]])
+    change = steer.Intervention(sites.attn_out(positions=positions.image()), ops.Scale(0.0))
+    found = []
+    for words in ({"input_ids": more}, {"inputs_embeds": model.get_input_embeddings()(more)}):
+        with steer.attach(model, change) as session:
+            cache = model(**family.prompt(), use_cache=True).past_key_values
+            found.append(model(**words, past_key_values=cache).logits)
+        (rows,) = {line.rows for line in session.report().lines}
+        found.append(rows)
+    assert torch.equal(found[0], found[2])
+    assert found[1] == found[3] > 0

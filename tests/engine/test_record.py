@@ -9,6 +9,7 @@ import steer
 from steer import ops, positions, sites
 from steer.errors import UnknownNameError
 
+from .families import FAMILIES
 from .helpers import HEAD_DIM, HEADS, KV_HEADS, WIDTH, tiny_llama, tokens
 
 
@@ -106,3 +107,14 @@ def test_after_clear_a_recording_holds_what_came_later_only() -> None:
         model(tokens(seed=2))
     (only,) = acts.steps("resid_out", 1)
     assert torch.equal(only, later["resid_out", 1])
+
+
+@pytest.mark.parametrize(("name", "layer"), [("florence2", 0), ("mllama", 1)])
+def test_positions_of_keys_of_cross_attention_count_what_is_looked_at(name, layer) -> None:
+    family = FAMILIES[name]
+    model, given = family.model(), family.prompt()
+    at = {"layers": layer, "attention": "cross"}
+    with steer.record(model, sites.head_k(**at), sites.head_k(**at, positions=positions.index(1))) as acts:
+        model(**given)
+    whole, second = acts.steps("head_k", layer, attention="cross")
+    assert torch.equal(second, whole[:, :, 1])

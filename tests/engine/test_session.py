@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 import steer
 from steer import gates, ops, positions, sites
@@ -236,6 +237,12 @@ def test_wrong_addresses_say_what_was_asked_and_what_exists(make, error, facts) 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_branch_that_a_layer_does_not_have_is_named() -> None:
+    model = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=50, state_size=4))
+    with pytest.raises(MappingError, match=r"'mlp_out' does not exist in backbone\.layers\.0"):
+        steer.attach(model, scaled(sites.mlp_out())).__enter__()
+
+
 def scaled(site) -> steer.Intervention:
     return steer.Intervention(site, ops.Scale(0.5))
 
@@ -263,6 +270,7 @@ def prefix(keys=(KV_HEADS, 1, HEAD_DIM), values=(KV_HEADS, 1, HEAD_DIM)) -> stee
         lambda: steer.record(tiny_llama()),
         lambda: steer.record(tiny_llama(), "head_out"),
         lambda: steer.record(tiny_llama(), sites.call()).__enter__(),
+        lambda: steer.record(tiny_llama(), sites.key_bias(positions.all())).__enter__(),
     ],
 )
 def test_malformed_requests_are_refused_before_anything_is_installed(make) -> None:

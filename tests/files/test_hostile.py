@@ -169,6 +169,12 @@ def test_tensors_of_another_shape_with_every_digest_made_right(folder, broken, s
     assert "vectors" in refused(target)
 
 
+def test_a_tensor_that_is_listed_as_null_is_named(folder, broken):
+    record = json.loads((folder / JSON_NAME).read_text())
+    record["tensors"]["entries"]["ghost"] = None
+    assert "tensor 'ghost' is listed as None and stored as 'nothing'" in refused(broken(JSON_NAME, sealed(record)))
+
+
 def header(body: bytes, length: int | None = None) -> bytes:
     """A safetensors file with a given header, and a given lie about its length."""
     return struct.pack("<Q", len(body) if length is None else length) + body + b"\0" * 64
