@@ -180,6 +180,13 @@ def test_errors_say_how_to_go_on(steer_cli, tiny_clip, pets, tmp_path, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_only_the_first_process_prints_and_writes(steer_cli, tiny_clip, pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    ran = steer_cli("fit", "tip_adapter", "--model", tiny_clip, "--data", pets, "--shots", 1, "--out", tmp_path / "tip")
+    assert (ran.code, ran.out) == (0, "")
+    assert not (tmp_path / "tip").exists()
+
+
 def test_names_that_leave_no_room_for_a_hand_written_prompt_have_no_number_before(steer_cli, tiny_clip, pets, tmp_path):
     """The model reads 24 tokens: 18 words with a start and an end and one learned token, not with "a photo of a ."."""
     for name in ("cat", " ".join(["dog"] * 18)):
