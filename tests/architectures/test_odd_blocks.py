@@ -97,9 +97,88 @@ def test_a_block_without_source_is_mapped_by_what_it_holds() -> None:
     assert [layer.attention.path for layer in layers] == [f"words.chain.{i}.attention.many" for i in range(3)]
 
 
-def test_a_tower_behind_a_convolution_over_time_hears() -> None:
-    made = steer.inspect(Model(words=words(), ears=Tower(Looks, nn.Conv1d(1, WIDTH, 4))))
-    assert {name: one.path for name, one in made.towers.items()} == {"text": "words.chain", "audio": "ears.chain"}
+def test_a_tower_behind_a_convolution_over_time_hears_as_one_whose_config_counts_bins() -> None:
+    bins = Tower(Looks, nn.Linear(8, WIDTH))
+    bins.config = SimpleNamespace(num_mel_bins=8)
+    for ears in (Tower(Looks, nn.Conv1d(1, WIDTH, 4)), bins):
+        made = steer.inspect(Model(words=words(), ears=ears))
+        assert {name: one.path for name, one in made.towers.items()} == {"text": "words.chain", "audio": "ears.chain"}
+
+
+class Winding(Block):
+    """The same block, said in more words: a shift of the stream, a module by another name, a list with a rest."""
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None = None, plain: bool = True) -> torch.Tensor:
+        if shift is not None:
+            x = x + shift
+        mlp = self.mlp
+        first, *_ = [self.attention(self.calm(x)), x]
+        x = x + first
+        if self.calm.no_such_thing or plain is None or missing is None:  # noqa: F821
+            return x
+        if mlp:
+            x = x + mlp(x)
+        return x
+
+
+def test_a_winding_forward_is_read_as_the_plain_one() -> None:
+    plain, winding = (steer.inspect(Model(words=words(block=block))).tower("text").layers for block in (Block, Winding))
+    assert winding == plain
+    assert plain[1].mlp_out == "words.chain.1.mlp"
+
+
+class Again(Block):
+    """A forward that calls itself."""
+
+    def forward(self, x: torch.Tensor, times: int = 2) -> torch.Tensor:
+        x = x + self.attention(self.calm(x))
+        x = x + self.mlp(x)
+        return self.forward(x, times - 1) if times else x
+
+
+class Bent(nn.Module):
+    """A layer whose forward is no Python, so that there is nothing in it to read."""
+
+    forward = staticmethod(torch.relu)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(WIDTH, WIDTH)
+
+
+class Opaque(Block):
+    def __init__(self, attention: type[nn.Module]) -> None:
+        super().__init__(attention)
+        self.mlp = Bent()
+
+
+@pytest.mark.parametrize("block", [Again, Opaque])
+def test_reading_ends_where_there_is_no_end_and_where_there_is_nothing_to_read(block: type[nn.Module]) -> None:
+    plain, odd = (steer.inspect(Model(words=words(block=one))).tower("text").layers for one in (Block, block))
+    assert [layer.attention for layer in odd] == [layer.attention for layer in plain]
+
+
+class Turns(nn.Module):
+    """Attention that turns its values by a matrix between its softmax and its sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.turn = nn.Parameter(torch.eye(WIDTH // HEADS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (one(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in (self.q, self.k, self.v))
+        weights = (q @ k.transpose(-1, -2)).softmax(-1)
+        turned = v @ self.turn
+        return self.out((weights @ turned).transpose(1, 2).flatten(2))
+
+
+def test_a_product_between_softmax_and_sum_is_not_taken_for_the_sum() -> None:
+    one = steer.inspect(Model(words=words(Turns))).tower("text").layers[0].attention
+    assert (one.num_heads, one.head_dim, one.value_dim) == (4, 6, 6)
+    assert (one.q.path, one.v.path, one.out_proj) == tuple(
+        f"words.chain.0.attention.{name}" for name in ("q", "v", "out")
+    )
 
 
 def test_a_model_without_blocks_is_named() -> None:

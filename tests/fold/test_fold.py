@@ -323,6 +323,18 @@ def test_models_that_cannot_be_tried_or_built_say_so():
         steer.fold(model, item, inputs={"input_ids": tokens(), "picture": 1})
 
 
+class Silent(hf.LlamaForCausalLM):
+    """Keeps what it finds to itself."""
+
+    def forward(self, input_ids: torch.Tensor, **inputs: Any) -> None:
+        super().forward(input_ids, **inputs)
+
+
+def test_a_model_without_outputs_cannot_be_tried():
+    with pytest.raises(steer.SteerError, match="Silent gave no outputs to compare"):
+        steer.fold(Silent(tiny_llama().config).eval(), add(sites.attn_out(0), WIDTH))
+
+
 def test_heads_that_the_inputs_do_not_reach_are_said():
     model = FAMILIES["llava"].model()
     width = steer.inspect(model).tower("vision").layers[0].attention.value_dim

@@ -87,6 +87,14 @@ def test_a_question_longer_than_the_memory_is_no_whole_sequence(padding) -> None
     torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
 
 
+def test_what_is_of_neither_tokens_nor_pictures_is_handed_on() -> None:
+    model, kept, whole = llama_with(1)
+    asked = question(1)
+    ids = torch.cat([whole.context["input_ids"], asked["input_ids"]], 1)
+    found = model(input_ids=ids, past_key_values=kept, logits_to_keep=torch.tensor([-1])).logits
+    torch.testing.assert_close(found, whole.forward(asked)[:, -1:], **CLOSE)
+
+
 WAYS = {
     "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "output_scores": True},
     "sampling": {"do_sample": True, "num_return_sequences": 3},

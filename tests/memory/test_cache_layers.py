@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from steer.errors import InterventionError
 from steer.memory import Kept, Memory, prunable, prune
+from steer.memory._helping import _before
 from steer.memory._masks import at_slots
 from steer.memory._state import tensors_of
 from tests.engine.helpers import tiny_llama, tokens
@@ -215,6 +217,26 @@ def test_heads_that_kept_equally_many_need_no_mask_for_flash_attention() -> None
     assert at_slots(None, slots, None, 2, 4, flash=True) is None
     with pytest.raises(InterventionError, match="heads"):
         at_slots(torch.ones(2, 8), slots, None, 2, 4, flash=True)
+
+
+@pytest.mark.parametrize("place", ["by name", "by place", "hidden states of another name"])
+def test_a_mask_is_replaced_wherever_a_forward_has_it(place) -> None:
+    """Attention of remote code may hand its arguments on in order; the layer's own mask stands where the other did."""
+    _, kept, _ = llama_with(1)
+    names = ["x" if "another" in place else "hidden_states", "attention_mask", "past_key_values"]
+    cache, module = kept.cache(), SimpleNamespace(layer_idx=0)
+    x, mask = torch.zeros(1, 2, 64), torch.ones(1, 1, 2, kept.length + 2, dtype=torch.bool).tril(kept.length)
+    given = dict(zip(names, (x, mask, cache), strict=True))
+    args, kwargs = ((x, mask, cache), {}) if place == "by place" else ((), given)
+    args, kwargs = _before(names, 8, module, args, kwargs)
+    found = dict(zip(names, args, strict=False)) | kwargs
+    truth = torch.stack([mask[0, 0][:, slots] for slots in cache.layers[0].slots(2)[0]])
+    heads = 8 // truth.shape[0]
+    real = cache.layers[0].valid(2)
+    truth = truth if real is None else truth & real[0][:, None]
+    assert torch.equal(found["attention_mask"][0], truth.repeat_interleave(heads, 0))
+    assert found[names[0]] is x
+    assert found["past_key_values"] is cache
 
 
 def test_a_compiled_model_runs_on_a_memory() -> None:
