@@ -24,7 +24,9 @@ SETTINGS = """\
 [run]
 source_pkgs = steer
 parallel = True
-patch = subprocess
+patch =
+    subprocess
+    _exit
 data_file = {folder}/data
 [paths]
 steer =
