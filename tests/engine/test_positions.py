@@ -13,7 +13,7 @@ from steer._frame import Frame
 from steer.errors import InterventionError, MappingError
 from steer.positions import as_mask
 
-from .families import FAMILIES
+from .families import FAMILIES, IMAGE
 
 CHOICES = {
     "all": (positions.all(), lambda i, p, n: True),
@@ -137,3 +137,15 @@ def test_pictures_are_remembered_when_embeddings_follow_token_ids() -> None:
         found.append(rows)
     assert torch.equal(found[0], found[2])
     assert found[1] == found[3] > 0
+
+
+def test_pictures_of_an_encoder_are_where_its_token_ids_say() -> None:
+    family = FAMILIES["florence2"]
+    model, given = family.model(), family.prompt()
+    found = []
+    for rows in (positions.image(), positions.mask(given["input_ids"] == IMAGE)):
+        site = sites.resid_out(layers=0, tower="text_encoder", positions=rows)
+        with steer.attach(model, steer.Intervention(site, ops.Scale(0.5))):
+            found.append(model(**given).logits)
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], model(**given).logits)
