@@ -54,6 +54,15 @@ def tensors_of(layer: Any) -> list[torch.Tensor]:
     return found
 
 
+def clear_deltas(model: Any) -> Any:
+    """What an earlier call left on the model, which forgets it: a prompt without pictures would not replace it."""
+    inner = getattr(model, "model", model)
+    before = getattr(inner, "rope_deltas", None)
+    if hasattr(inner, "get_rope_index"):
+        inner.rope_deltas = None
+    return before
+
+
 def take_deltas(model: Any, before: Any, batch: int) -> torch.Tensor | None:
     """What the forward left on the model, which gets back what it had."""
     inner = getattr(model, "model", model)

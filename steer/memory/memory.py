@@ -17,7 +17,17 @@ from ..examples import Example
 from ._asking import check_padding, placed, question_of
 from ._binding import bind, unbound
 from ._helping import masks, masks_of
-from ._state import copied, everything_kept, image_tokens, is_pictures, joined_shapes, nbytes_of, repeat, take_deltas
+from ._state import (
+    clear_deltas,
+    copied,
+    everything_kept,
+    image_tokens,
+    is_pictures,
+    joined_shapes,
+    nbytes_of,
+    repeat,
+    take_deltas,
+)
 from ._whole import own, shares_of, whole
 from .kept import Kept, pick
 from .layer import KeptLayer
@@ -93,7 +103,7 @@ class Memory:
         """
         from .._teacher_forcing import keep_logits
 
-        before = getattr(getattr(model, "model", model), "rope_deltas", None)
+        before = clear_deltas(model)
         with torch.no_grad(), masks(model):
             question, _ = question_of(self, inputs, alone=True)
             check_padding(self, question, None)

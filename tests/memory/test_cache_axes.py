@@ -75,6 +75,21 @@ def test_positions_are_those_of_the_whole_sequence(name, picture, way) -> None:
 
 @pytest.mark.parametrize("picture", [True, False], ids=["picture", "words"])
 @pytest.mark.parametrize("name", NAMES)
+def test_words_alone_are_read_after_a_picture_that_another_prompt_had(name, picture) -> None:
+    model = FAMILIES[name].model()
+    context, asked = asked_with(name, False, 7, seed=1), asked_with(name, picture)
+    truth = model.generate(**joined([context, asked]), **GREEDY)
+    left = torch.tensor([[-50]])
+    model.model.rope_deltas = left
+    kept = Memory.empty(model).read(model, context).bind(model)
+    assert model.model.rope_deltas is left
+    assert kept.rope_deltas.tolist() == [[0]]
+    found = model.generate(**asked, past_key_values=kept, **GREEDY)
+    torch.testing.assert_close(logits(found), logits(truth), **CLOSE)
+
+
+@pytest.mark.parametrize("picture", [True, False], ids=["picture", "words"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_padded_batch_of_questions(name, picture) -> None:
     family = FAMILIES[name]
     model = family.model()
