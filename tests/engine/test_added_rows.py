@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import steer
 from steer import ops, sites
-from steer._streams import _wider, widen
+from steer._streams import _wider, growing, widen
 from steer.errors import InterventionError, MappingError
 from tests.prompts.models import GRIDS, build, pictures
 
@@ -168,3 +169,9 @@ def test_a_mask_is_widened_however_the_layer_is_given_it(named: bool) -> None:
     widen(layer)
     seen = layer(hidden, attention_mask=mask) if named else layer(hidden, mask)
     assert seen.tolist() == [[0, 1, 1, 1, 1]]
+
+
+def test_a_tower_without_one_module_of_first_rows_cannot_grow(clip: Any) -> None:
+    model_map = steer.inspect(clip)
+    with pytest.raises(MappingError, match="vision tower of CLIPModel has no one module"):
+        growing(model_map, replace(model_map.tower("vision"), embeddings=None))

@@ -35,3 +35,14 @@ def configured(module: nn.Module) -> nn.Module:
 def test_what_cannot_be_reached_is_named(module, fact):
     with pytest.raises(MappingError, match=f"layers.0.attn.*{fact}"):
         AttentionSlot(module, "layers.0.attn")
+
+
+def test_a_config_that_keeps_the_name_itself_is_told_ours_and_given_back():
+    module = configured(Asks())
+    own = module.config
+    own._attn_implementation = "sdpa"
+    slot = AttentionSlot(module, "layers.0.attn")
+    assert module.config._attn_implementation.startswith("sdpa|steer")
+    assert own._attn_implementation == "sdpa"
+    slot.restore()
+    assert module.config is own
