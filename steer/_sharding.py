@@ -134,8 +134,18 @@ def sharding_of(model: nn.Module) -> Sharding | None:
     """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return None
-    from transformers.distributed.tensor_parallel import SequenceParallel
+    try:
+        from transformers.distributed.tensor_parallel import SequenceParallel
+    except ImportError:
+        # Before it was there transformers spread models in another way. Several processes may each have a whole one.
+        from ._processes import split_by_tensors
 
+        if split_by_tensors(model):
+            raise MappingError(
+                f"this {type(model).__name__} is spread by tensor parallelism, which steer reads from transformers "
+                "5.23 on; a newer transformers, or device_map, will do"
+            ) from None
+        return None
     spread = False
     for path, module in model.named_modules():
         style, _ = style_of(module)
