@@ -105,7 +105,8 @@ def tensors(output: Any) -> list[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         return [output] if output.is_floating_point() else []
     if isinstance(output, Mapping):
-        return [t for key, value in output.items() if "past_key_values" not in key for t in tensors(value)]
+        kept = (value for key, value in output.items() if "past_key_values" not in key and key != "cache")
+        return [tensor for value in kept for tensor in tensors(value)]
     if isinstance(output, list | tuple):
         return [tensor for value in output for tensor in tensors(value)]
     return []

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import nn
 
 from ._attention import AttentionPlan
+from ._caches import cache_of
 from ._step import Place, Stage, Tally
 from .contrast import aside
 from .errors import InterventionError, MappingError
@@ -121,7 +122,7 @@ def after_attention(module: nn.Module, edits: Sequence[tuple[Place, Tally, Calla
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         given = dict(zip(names, args, strict=False)) | kwargs
-        cache = next((given[n] for n in ("past_key_values", "past_key_value") if given.get(n) is not None), None)
+        cache = cache_of(given)
         if cache is None or layer_index is None:
             return
         for place, tally, function in edits:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from ._caches import cache_name, cache_of
 from ._frame import Frame
 from ._generate import Turn
 from .contrast import Arguments, Contrast, _aside, aside, holds_pixels
 from .errors import InterventionError
 
-_CACHE, _ENCODED = "past_key_values", "mm_encoder_outputs"
+_ENCODED = "mm_encoder_outputs"
 _MOVES = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices", "reset")
 _OTHERS = "_steer_others"
 
@@ -49,7 +50,7 @@ class Running:
         if aside():
             return
         self._given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        self._cache = self._followers.of(self._given.get(_CACHE))
+        self._cache = self._followers.of(cache_of(self._given))
 
     def after(self, model: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Run the other stream and put the combined logits in the output's place."""
@@ -62,10 +63,10 @@ class Running:
             raise InterventionError(f"{type(model).__name__} returned no `logits`; call it with return_dict=True")
         changed = self._prompt.encoded(model, self._op.other(model, self._prompt.shown(given), self._frame(logits)))
         if cache is not None:
-            changed[_CACHE] = cache
+            changed[cache_name(given) or "past_key_values"] = cache
         with _set_aside():
             second = model(**changed)
-        made, other = getattr(output, _CACHE, None), getattr(second, _CACHE, None)
+        made, other = cache_of(output), cache_of(second)
         if cache is None and made is not None and other is not None:
             self._followers.link(made, other)
         output["logits"] = self._op.combine(logits, second.logits)

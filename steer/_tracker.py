@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._caches import cache_of
 from ._frame import Frame, no_images
 from ._generate import Turn
 from .errors import MappingError, SessionError
@@ -25,7 +26,6 @@ _INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "decoder_input_id
 _HIDDEN = ("inputs_embeds", "hidden_states", "input_ids", "decoder_input_ids", "x")
 _WORDS = {"text", "text_encoder"}
 _LISTS = (nn.ModuleList, nn.ModuleDict)
-_CACHES = ("past_key_values", "past_key_value", "cache_params", "cache")
 
 
 class Tracker:
@@ -111,7 +111,9 @@ class Tracker:
             )
         batch, length = hidden.shape[0], hidden.shape[1]
         decoder = tower == "text"
-        cache = next((given[n] for n in _CACHES if given.get(n) is not None), None) if decoder else None
+        cache = cache_of(given) if decoder else None
+        if cache is None and decoder:
+            cache = given.get("cache_params")
         length_of = getattr(cache, "get_seq_length", None)
         offset = int(length_of()) if length_of is not None else 0
         frame = Frame(batch, length, hidden.device, offset)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .._caches import CACHES
 from .._generate import Turn, around_generate
 from ..errors import InterventionError
 from ._asking import check_padding, placed, question_of
-from ._helping import CACHES, masks_of
+from ._helping import masks_of
 
 if TYPE_CHECKING:
     from .memory import Memory

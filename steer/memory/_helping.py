@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._caches import cache_of
 from .._sharding import local_map
 from ..model_map import Attention, ModelMap
 from .layer import KeptLayer
 
-CACHES = ("past_key_values", "past_key_value", "layer_past")
 STASH = "_steer_cache"
 
 
@@ -105,7 +105,7 @@ def _before(
     names: list[str], heads: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     given = dict(zip(names, args, strict=False)) | kwargs if args else kwargs
-    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+    cache = cache_of(given)
     module.__dict__[STASH] = cache
     place = None if cache is None else cache_layer(cache, module)
     layer = None if place is None else place[0][place[1]]

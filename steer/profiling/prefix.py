@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import fitting, sites
+from .._caches import CACHES
 from .._teacher_forcing import _takes, inputs_of, one_product, still
 from ..intervention import Intervention
 from ..memory import Memory, masks
@@ -52,7 +53,7 @@ def divided(model: Any, query: Batch) -> tuple[Memory, Batch] | None:
 
 def _keeps_a_cache(model: Any) -> bool:
     encodes = model.config.is_encoder_decoder or "text_encoder" in map_of(model).towers
-    return not encodes and _takes(model, "past_key_values")
+    return not encodes and any(_takes(model, name) for name in CACHES)
 
 
 def _cut(query: Batch, part: slice, pictures: bool = True) -> Batch:

@@ -26,7 +26,7 @@ def hidden(model: nn.Module, dropped: Mapping[int, torch.Tensor], heads: int) ->
             kwargs = dict(zip(names, args, strict=False)) | kwargs
             hidden_states = kwargs["hidden_states"]
             batch, length = hidden_states.shape[:2]
-            cache = kwargs["past_key_values"]
+            cache = kwargs.get("past_key_values", kwargs.get("cache"))  # as transformers 5.24 calls it
             own = getattr(cache, "self_attention_cache", cache).layers[module.layer_idx]
             total = own.get_seq_length() + length
             lowest = torch.finfo(hidden_states.dtype).min
